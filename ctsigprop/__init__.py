@@ -1,1 +1,111 @@
-"""TODO"""
+"""Continuous-time neural systems that learn: simulate, analyse, fit.
+
+Neurons, the learning signal and plasticity are one system of differential equations; `solve`
+integrates it, and every result is a labelled tree.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from ctsigprop.errors import IntegrationError
+from ctsigprop.learning.sigprop import Sigprop
+from ctsigprop.models.conductance import hodgkin_huxley, morris_lecar
+from ctsigprop.models.networks import sigprop_network
+from ctsigprop.models.neurons import NeuralField, TextNeuron, VectorField
+from ctsigprop.models.oscillators import fitzhugh_nagumo, hindmarsh_rose, qif, stuart_landau, theta
+from ctsigprop.models.plasticity import OjaSubspace, Sanger, TextPlasticity
+from ctsigprop.models.rate import hopfield, leaky_integrator, rate, wilson_cowan
+from ctsigprop.models.rules import (
+    anti_hebb,
+    bcm,
+    covariance,
+    differential_hebb,
+    eligibility,
+    hebb,
+    homeostatic_scaling,
+    oja,
+    weight_decay,
+)
+from ctsigprop.models.synapses import Input, LearningSignal, Synapse
+from ctsigprop.signals import Constant, Held, Noise, Pulse, Rhythm, Sampled, Signal
+from ctsigprop.solution import Solution
+from ctsigprop.solve import rerun, solve
+from ctsigprop.solvers.adaptive import BogackiShampine, Dopri5, Tsit5
+from ctsigprop.solvers.events import Event
+from ctsigprop.solvers.fixed import RK4, Euler, ExponentialEuler, Heun, Midpoint
+from ctsigprop.solvers.impulses import Impulse
+from ctsigprop.solvers.scipy_ import SciPy
+from ctsigprop.solvers.torchdiffeq_ import TorchDiffEq
+from ctsigprop.store import open, save, validate
+from ctsigprop.system import System
+from ctsigprop.terms import Parameter, Source, Variable
+from ctsigprop.train import train
+
+__version__ = version("ctsigprop")
+
+__all__ = [
+    "RK4",
+    "BogackiShampine",
+    "Constant",
+    "Dopri5",
+    "Euler",
+    "Event",
+    "ExponentialEuler",
+    "Held",
+    "Impulse",
+    "Heun",
+    "Input",
+    "IntegrationError",
+    "LearningSignal",
+    "Midpoint",
+    "NeuralField",
+    "Noise",
+    "OjaSubspace",
+    "Parameter",
+    "Pulse",
+    "Rhythm",
+    "Sampled",
+    "Sanger",
+    "SciPy",
+    "Signal",
+    "Sigprop",
+    "Solution",
+    "Source",
+    "Synapse",
+    "System",
+    "TextNeuron",
+    "TextPlasticity",
+    "TorchDiffEq",
+    "Tsit5",
+    "Variable",
+    "VectorField",
+    "__version__",
+    "anti_hebb",
+    "bcm",
+    "covariance",
+    "differential_hebb",
+    "eligibility",
+    "fitzhugh_nagumo",
+    "hebb",
+    "hindmarsh_rose",
+    "hodgkin_huxley",
+    "homeostatic_scaling",
+    "hopfield",
+    "leaky_integrator",
+    "morris_lecar",
+    "oja",
+    "open",
+    "qif",
+    "rate",
+    "rerun",
+    "save",
+    "sigprop_network",
+    "solve",
+    "stuart_landau",
+    "theta",
+    "train",
+    "validate",
+    "weight_decay",
+    "wilson_cowan",
+]

@@ -17,6 +17,7 @@ __all__ = [
     "StepLimitError",
     "StiffnessError",
     "StoreError",
+    "StoreExistsError",
     "UnitError",
     "did_you_mean",
     "unknown",
@@ -54,6 +55,10 @@ class UnitError(ValueError):
 
 class StoreError(OSError):
     """A result store that cannot be read or written as asked."""
+
+
+class StoreExistsError(StoreError, FileExistsError):
+    """A result that would have been written over another one."""
 
 
 class CorruptStoreError(StoreError):

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Analyses: functions from a system or a solution to labelled data, and plots of that data."""

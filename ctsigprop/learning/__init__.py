@@ -1,1 +1,1 @@
-"""TODO"""
+"""Learning rules of the field behind one interface."""

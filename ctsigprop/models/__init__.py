@@ -1,1 +1,1 @@
-"""TODO"""
+"""Neurons, synapses, plasticity and networks."""

@@ -1,0 +1,128 @@
+"""Networks: builders that put neurons, synapses and the learning signal together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ctsigprop.models.rate import rate
+from ctsigprop.models.rules import differential_hebb
+from ctsigprop.models.synapses import LearningSignal, Synapse
+from ctsigprop.signals import Pulse
+from ctsigprop.system import System
+from ctsigprop.terms import Current, Population, Source
+
+__all__ = ["sigprop_network"]
+
+
+def sigprop_network(
+    sizes: Sequence[int],
+    *,
+    form: Literal["loop", "label"] = "loop",
+    rho: str = "hard",
+    tau: float = 1.0,
+    beta: float = 1.0,
+    strength: float = 0.3,
+    eta: Sequence[float] | float = 1.0,
+    onset: float = 8.4,
+    learning: Literal["all", "output", "none"] = "all",
+    seed: int = 0,
+) -> System:
+    """Return a layered network that learns from a signal that travels only forward.
+
+        tau ds_1/dt = −s_1 + rho(W_1 x + b_1 + L)
+        tau ds_k/dt = −s_k + rho(W_k s_{k−1} + b_k)
+        tau ds_N/dt = −s_N + rho(W_N s_{N−1} + b_N) + beta·g(t) (c − s_N)
+            dW_k/dt = (eta_k/beta) g(t) ds_k/dt ⊗ s_{k−1}
+
+    with the gate g(t) = 1 from `onset` on. In the loop form L = B s_N: the output, and with it the
+    error, enters in front. In the label form L = g(t) S c: the context itself does. No synapse is
+    ever used backwards.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Channels of x, units of each layer; the last one is the output, one unit a class.
+    form : {"loop", "label"}
+        Where the learning signal comes from.
+    rho : str
+        Nonlinearity, as in `rate`.
+    tau : float
+        Time constant of the neurons.
+    beta : float
+        Strength of the nudge.
+    strength : float
+        B and S are uniform in ±strength.
+    eta : float or sequence of float
+        Learning rate of each layer; the weights are shared by the batch, and move by the mean.
+    onset : float
+        When the learning signal comes on.
+    learning : {"all", "output", "none"}
+        Which weights learn; "output" is the control with frozen hidden weights.
+    seed : int
+        Of the initial weights.
+
+    Returns
+    -------
+    System
+        Sources ``x`` and ``c`` (and a constant ``one`` for the biases), populations ``h1`` … and
+        ``y``, weights ``W_h1_x`` …, to be given ``inputs={"x": ..., "c": ...}``.
+
+    References
+    ----------
+    Reconstructed from Kohan, Rietman & Siegelmann, arXiv 1808.03357 (loop) and arXiv 2204.01723
+    (label); the differential Hebbian term is that of Ernoult et al. 2020, arXiv 2005.04168.
+
+    Examples
+    --------
+    >>> network = sigprop_network([64, 32, 10])
+    >>> list(network.variables)
+    ['s_h1', 's_y', 'W_h1_x', 'W_h1_one', 'W_y_h1', 'W_y_one']
+    """
+    if len(sizes) < 3:
+        raise ValueError(f"sizes needs an input, a hidden layer and an output; got {list(sizes)}")
+    if form not in ("loop", "label"):
+        raise ValueError(f"form must be 'loop' or 'label'; got {form!r}")
+    if learning not in ("all", "output", "none"):
+        raise ValueError(f"learning must be 'all', 'output' or 'none'; got {learning!r}")
+    layers = [f"h{k}" for k in range(1, len(sizes) - 1)] + ["y"]
+    rates = [float(eta)] * len(layers) if isinstance(eta, int | float) else list(eta)
+    if len(rates) != len(layers):
+        raise ValueError(f"eta needs one rate for each of the {len(layers)} layers; got {rates}")
+    generator = torch.Generator().manual_seed(seed)
+    gate = Pulse(onset)
+    populations: list[Population] = [
+        Source("x", sizes[0]),
+        Source("c", sizes[-1]),
+        Source("one", 1, 1.0),
+        *(rate(name, size, rho=rho, tau=tau) for name, size in zip(layers, sizes[1:], strict=True)),
+    ]
+    currents: list[Current] = []
+    for (pre, post), (n, m), step in zip(
+        pairwise(["x", *layers]), pairwise(sizes), rates, strict=True
+    ):
+        learns = learning == "all" or (learning == "output" and post == "y")
+        bound = (6 / (n + m)) ** 0.5
+        for source, weight in (
+            (pre, _uniform((m, n), bound, generator)),
+            ("one", torch.zeros(m, 1)),
+        ):
+            rule = [differential_hebb(step / beta, gate=gate)] if learns else []
+            currents.append(Synapse(source, post, weight.double(), plasticity=rule, shared=True))
+    first = _uniform((sizes[1], sizes[-1]), strength, generator)
+    if form == "loop":
+        currents.append(Synapse("y", "h1", first, name="B_h1_y"))
+    else:
+        currents.append(LearningSignal("c", "h1", first, gate=gate, name="S_h1_c"))
+    nudge = Pulse(onset, amplitude=beta)
+    currents.append(LearningSignal("c", "y", gate=nudge, error=True, port="J"))
+    return System(*populations, *currents)
+
+
+def _uniform(shape: tuple[int, int], bound: float, generator: torch.Generator) -> Tensor:
+    draws = torch.rand(shape, generator=generator, dtype=torch.float64)
+    return (2 * draws - 1) * bound

@@ -1,0 +1,278 @@
+"""Plasticity: rules written as text, and those that read the weights of other neurons."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ctsigprop.equations import Equations, Structure
+from ctsigprop.errors import did_you_mean
+from ctsigprop.models.neurons import Value
+from ctsigprop.signals import Signal
+from ctsigprop.terms import Local, Plasticity, State, Variable
+
+__all__ = [
+    "OjaSubspace",
+    "Sanger",
+    "TextPlasticity",
+]
+
+POST = frozenset({"y", "dy"})
+PRE = frozenset({"x", "dx"})
+
+
+class TextPlasticity(Plasticity):
+    """A local rule written as text: dw/dt from what one synapse can see.
+
+    Symbols: ``w`` the weight, ``x`` and ``y`` presynaptic and postsynaptic activity, ``dx`` and
+    ``dy`` their time derivatives, ``m`` the modulator, the rule's own variables and its parameters.
+    A rule's own variable belongs to the synapse, or to one side with the flag ``(post)`` or
+    ``(pre)`` after its unit.
+
+    Parameters
+    ----------
+    text : str
+        ``dw/dt = …``, and an equation for each variable of the rule's own.
+    modulator : str or Signal, optional
+        The third factor ``m``: a population of one channel, or a signal.
+    gate : Signal, optional
+        Multiplies dw/dt; while it is zero, nothing is computed.
+    initial : float
+        Initial value of the rule's own variables.
+    **parameters : Parameter, Tensor or float
+        Values of the other symbols.
+
+    Notes
+    -----
+    The structure is found when the rule is built: dw/dt = Σ_k post_k ⊗ pre_k + decay·w with a
+    decay that is a scalar or depends on one side only; otherwise the rule is evaluated entry by
+    entry. For weights shared by a batch, dw/dt is the mean over the batch.
+
+    Raises
+    ------
+    ValueError
+        No equation for w, a symbol without a value, or a value without a symbol.
+
+    Examples
+    --------
+    >>> rule = TextPlasticity("dw/dt = eta*(x*y - y**2*w)", eta=0.1)
+    >>> len(rule.structure.outer), rule.structure.decay_post is not None
+    (1, True)
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        modulator: str | Signal | None = None,
+        gate: Signal | None = None,
+        initial: float = 0.0,
+        **parameters: Value,
+    ) -> None:
+        super().__init__(modulator, gate)
+        self.text, self.initial = text, initial
+        self.add_parameters(parameters)
+        seen = ["x", "y", "dx", "dy", *(["m"] if modulator is not None else [])]
+        self.equations = Equations(
+            text, units={**dict.fromkeys(seen), **self.units}, units_optional=True
+        )
+        shorts = [v.name for v in self.equations.variables]
+        if "w" not in shorts:
+            raise ValueError(f"a plasticity rule needs an equation dw/dt; got {text!r}")
+        used = {*self.equations.external, *self.equations.declared}
+        free = used - set(seen)
+        for symbol in self._specs:
+            if symbol not in free:
+                raise ValueError(
+                    f"the rule has no parameter '{symbol}'{did_you_mean(symbol, free)}; "
+                    f"it uses: {', '.join(sorted(free)) or '-'}"
+                )
+        for symbol in free - set(self._specs):
+            raise ValueError(f"'{symbol}' has no value: pass {symbol}=...")
+        self._side = {
+            v.name: next(iter(v.flags), "synapse")
+            for v in self.equations.variables
+            if v.name != "w"
+        }
+        post = POST | {name for name, side in self._side.items() if side == "post"}
+        pre = PRE | {name for name, side in self._side.items() if side == "pre"}
+        self.structure = self.equations.separate("w", post, pre, "w")
+        if any(side == "synapse" for side in self._side.values()):
+            self.structure = None
+        self._reads_dx, self._reads_dy = "dx" in used, "dy" in used
+
+    def variables(self, weight: Variable, post: str, pre: str) -> tuple[Variable, ...]:
+        """Return the rule's own variables, named after the weight."""
+        sides = {"post": [post], "pre": [pre], "synapse": [post, pre]}
+        return tuple(
+            Variable(
+                f"{v.name}_{weight.name}",
+                {dim: weight.dims[dim] for dim in sides[self._side[v.name]]},
+                v.unit or "1",
+                initial=self.initial,
+                shared=weight.shared,
+            )
+            for v in self.equations.variables
+            if v.name != "w"
+        )
+
+    def forward(self, local: Local) -> State:
+        """Return dw/dt and the derivatives of the rule's own variables."""
+        if self.structure is None:
+            change = self._dense(local)
+        else:
+            change = {"w": self._structured(self.structure, local)}
+        return change | self._own(local)
+
+    def _structured(self, structure: Structure, local: Local) -> Tensor:
+        t, values = _clock(local), self._values(local)
+        total: Tensor | None = None
+        for post, pre in structure.outer:
+            p = torch.ones_like(local.y) if post is None else post(t, values).expand_as(local.y)
+            q = torch.ones_like(local.x) if pre is None else pre(t, values).expand_as(local.x)
+            part = _outer(p, q, local.shared)
+            total = part if total is None else total + part
+        for factor, axis in (
+            (structure.decay_scalar, None),
+            (structure.decay_post, -1),
+            (structure.decay_pre, -2),
+        ):
+            if factor is None:
+                continue
+            decay = factor(t, values)
+            if axis is None:
+                decay = decay if decay.dim() == 0 else decay.unsqueeze(-1)
+            else:
+                decay = decay.expand_as(local.y if axis == -1 else local.x).unsqueeze(axis)
+            if local.shared and decay.dim() > 2:
+                decay = decay.flatten(0, -3).mean(0)
+            part = decay * local.w
+            total = part if total is None else total + part
+        return torch.zeros_like(local.w) if total is None else total
+
+    def _dense(self, local: Local) -> State:
+        grid = {name: self._on_grid(name, value) for name, value in self._values(local).items()}
+        on_synapse = ["w", *(name for name, side in self._side.items() if side == "synapse")]
+        return self._averaged(self.equations.torch(*on_synapse)(_clock(local), grid), local)
+
+    def _own(self, local: Local) -> State:
+        sided = [name for name, side in self._side.items() if side != "synapse"]
+        if not sided:
+            return {}
+        change = self.equations.torch(*sided)(_clock(local), self._values(local))
+        return self._averaged(change, local)
+
+    def _averaged(self, change: State, local: Local) -> State:
+        if not local.shared:
+            return change
+        ranks = {name: 2 if side == "synapse" else 1 for name, side in self._side.items()}
+        return {
+            name: value.flatten(0, -rank - 1).mean(0) if value.dim() > rank else value
+            for name, value in change.items()
+            for rank in [ranks.get(name, 2)]
+        }
+
+    def _values(self, local: Local) -> State:
+        values: State = {"w": local.w, "x": local.x, "y": local.y, **local.own}
+        if self._reads_dx:
+            values["dx"] = local.dx()
+        if self._reads_dy:
+            values["dy"] = local.dy()
+        if local.modulator is not None:
+            values["m"] = local.modulator()
+        for symbol in self._specs:
+            values[symbol] = getattr(self, symbol)
+        return values
+
+    def _on_grid(self, name: str, value: Tensor) -> Tensor:
+        side = self._side.get(name, "")
+        if name in POST or side == "post":
+            return value.unsqueeze(-1)
+        if name in PRE or side == "pre":
+            return value.unsqueeze(-2)
+        if name == "m" and value.dim():
+            return value.unsqueeze(-1)
+        return value
+
+
+class OjaSubspace(Plasticity):
+    """Oja's subspace rule: dW/dt = eta (y xᵀ − y yᵀ W), y the postsynaptic activity.
+
+    The rows of W come to span the principal subspace. The second term reads the weights of the
+    other neurons: the rule is not local to a synapse.
+
+    Parameters
+    ----------
+    eta : Parameter, Tensor or float
+        Learning rate, in 1/(time unit).
+
+    References
+    ----------
+    Oja 1989, Int. J. Neural Syst. 1:61-68.
+
+    Examples
+    --------
+    >>> OjaSubspace(0.1).eta.item()
+    0.1
+    """
+
+    def __init__(self, eta: Value) -> None:
+        super().__init__()
+        self.add_parameters({"eta": eta})
+
+    def forward(self, local: Local) -> State:
+        """Return eta · y ⊗ (x − Wᵀ y)."""
+        back = _matvec(local.w.transpose(-1, -2), local.y)
+        return {"w": self.eta * _outer(local.y, local.x - back, local.shared)}
+
+
+class Sanger(Plasticity):
+    """Sanger's generalised Hebbian rule: dW/dt = eta (y xᵀ − LT[y yᵀ] W).
+
+    LT keeps the lower triangle, so the rows of W become the principal components in order. Each
+    neuron reads the weights of those before it.
+
+    Parameters
+    ----------
+    eta : Parameter, Tensor or float
+        Learning rate, in 1/(time unit).
+
+    References
+    ----------
+    Sanger 1989, Neural Networks 2:459-473, eq. 3.
+
+    Examples
+    --------
+    >>> Sanger(0.1).eta.item()
+    0.1
+    """
+
+    def __init__(self, eta: Value) -> None:
+        super().__init__()
+        self.add_parameters({"eta": eta})
+
+    def forward(self, local: Local) -> State:
+        """Return eta (y xᵀ − LT[y yᵀ] W)."""
+        lower = torch.tril(_outer(local.y, local.y, local.shared))
+        return {"w": self.eta * (_outer(local.y, local.x, local.shared) - lower @ local.w)}
+
+
+def _clock(local: Local) -> Tensor:
+    t = local.t.to(local.w.dtype)
+    return t.unsqueeze(-1) if t.dim() else t
+
+
+def _outer(post: Tensor, pre: Tensor, shared: bool) -> Tensor:
+    """Return post ⊗ pre for each sample, or its mean over the batch for shared weights."""
+    if post.dim() == pre.dim() == 1:
+        return torch.outer(post, pre)
+    batch = torch.broadcast_shapes(post.shape[:-1], pre.shape[:-1])
+    post, pre = post.expand(*batch, post.shape[-1]), pre.expand(*batch, pre.shape[-1])
+    if shared:
+        rows = post.flatten(0, -2)
+        return rows.T @ pre.flatten(0, -2) / rows.shape[0]
+    return post.unsqueeze(-1) * pre.unsqueeze(-2)
+
+
+def _matvec(matrix: Tensor, vector: Tensor) -> Tensor:
+    return vector @ matrix.T if matrix.dim() == 2 else (matrix @ vector.unsqueeze(-1)).squeeze(-1)

@@ -1,0 +1,236 @@
+"""The field's standard plasticity rules, each a short text."""
+
+from __future__ import annotations
+
+from ctsigprop.models.neurons import Value
+from ctsigprop.models.plasticity import TextPlasticity
+from ctsigprop.signals import Signal
+
+__all__ = [
+    "anti_hebb",
+    "bcm",
+    "covariance",
+    "differential_hebb",
+    "eligibility",
+    "hebb",
+    "homeostatic_scaling",
+    "oja",
+    "weight_decay",
+]
+
+
+def hebb(eta: Value, *, gate: Signal | None = None) -> TextPlasticity:
+    """Return Hebb's rule: dw/dt = eta · y · x.
+
+    Parameters
+    ----------
+    eta : Parameter, Tensor or float
+        Learning rate, in 1/(time unit).
+    gate : Signal, optional
+        When it is on.
+
+    References
+    ----------
+    Hebb 1949, The Organization of Behavior.
+
+    Examples
+    --------
+    >>> hebb(0.1).text
+    'dw/dt = eta*x*y'
+    """
+    return TextPlasticity("dw/dt = eta*x*y", gate=gate, eta=eta)
+
+
+def anti_hebb(eta: Value, *, gate: Signal | None = None) -> TextPlasticity:
+    """Return the anti-Hebbian rule: dw/dt = −eta · y · x.
+
+    Parameters
+    ----------
+    eta : Parameter, Tensor or float
+        Learning rate, in 1/(time unit).
+    gate : Signal, optional
+        When it is on.
+
+    References
+    ----------
+    Földiák 1990, Biol. Cybern. 64:165-170.
+
+    Examples
+    --------
+    >>> anti_hebb(0.1).text
+    'dw/dt = -eta*x*y'
+    """
+    return TextPlasticity("dw/dt = -eta*x*y", gate=gate, eta=eta)
+
+
+def covariance(eta: Value, *, tau: Value) -> TextPlasticity:
+    """Return the covariance rule: dw/dt = eta (y − ȳ)(x − x̄), running means over tau.
+
+    Parameters
+    ----------
+    eta : Parameter, Tensor or float
+        Learning rate, in 1/(time unit).
+    tau : Parameter, Tensor or float
+        Time constant of the means: tau dȳ/dt = y − ȳ.
+
+    References
+    ----------
+    Sejnowski 1977, J. Math. Biol. 4:303-321.
+
+    Examples
+    --------
+    >>> len(covariance(0.1, tau=10.0).structure.outer)
+    1
+    """
+    text = """
+        dw/dt = eta*(y - ybar)*(x - xbar)
+        dybar/dt = (y - ybar)/tau : 1 (post)
+        dxbar/dt = (x - xbar)/tau : 1 (pre)
+    """
+    return TextPlasticity(text, eta=eta, tau=tau)
+
+
+def oja(eta: Value) -> TextPlasticity:
+    """Return Oja's rule: dw/dt = eta (y·x − y²·w).
+
+    The weights of a linear neuron turn to the first principal component, with unit length.
+
+    Parameters
+    ----------
+    eta : Parameter, Tensor or float
+        Learning rate, in 1/(time unit).
+
+    References
+    ----------
+    Oja 1982, J. Math. Biol. 15:267-273, eq. 3.
+
+    Examples
+    --------
+    >>> oja(0.1).text
+    'dw/dt = eta*(y*x - y**2*w)'
+    """
+    return TextPlasticity("dw/dt = eta*(y*x - y**2*w)", eta=eta)
+
+
+def bcm(eta: Value, *, tau_theta: Value, theta: float = 0.0) -> TextPlasticity:
+    """Return the BCM rule with a sliding threshold.
+
+        dw/dt = eta · x · y (y − θ),    tau_theta dθ/dt = y² − θ
+
+    Parameters
+    ----------
+    eta : Parameter, Tensor or float
+        Learning rate, in 1/(time unit).
+    tau_theta : Parameter, Tensor or float
+        Time constant of the threshold; stable learning needs it short against 1/eta.
+    theta : float
+        Initial threshold.
+
+    References
+    ----------
+    Bienenstock, Cooper & Munro 1982, J. Neurosci. 2:32-48; threshold of Intrator & Cooper 1992.
+
+    Examples
+    --------
+    >>> len(bcm(0.1, tau_theta=1.0).structure.outer)
+    1
+    """
+    text = """
+        dw/dt = eta*x*y*(y - theta)
+        dtheta/dt = (y**2 - theta)/tau_theta : 1 (post)
+    """
+    return TextPlasticity(text, initial=theta, eta=eta, tau_theta=tau_theta)
+
+
+def homeostatic_scaling(eta: Value, *, target: Value) -> TextPlasticity:
+    """Return multiplicative synaptic scaling: dw/dt = eta · w (y* − y); ratios of weights stay.
+
+    Parameters
+    ----------
+    eta : Parameter, Tensor or float
+        Rate, in 1/(time unit · activity).
+    target : Parameter, Tensor or float
+        The activity y* that is held.
+
+    References
+    ----------
+    Turrigiano et al. 1998, Nature 391:892-896; van Rossum et al. 2000, J. Neurosci. 20:8812-8821.
+
+    Examples
+    --------
+    >>> homeostatic_scaling(0.2, target=5.0).structure.decay_post is not None
+    True
+    """
+    return TextPlasticity("dw/dt = eta*(target - y)*w", eta=eta, target=target)
+
+
+def weight_decay(rate: Value) -> TextPlasticity:
+    """Return decay: dw/dt = −rate · w.
+
+    Parameters
+    ----------
+    rate : Parameter, Tensor or float
+        In 1/(time unit).
+
+    Examples
+    --------
+    >>> weight_decay(0.01).structure.decay_scalar is not None
+    True
+    """
+    return TextPlasticity("dw/dt = -rate*w", rate=rate)
+
+
+def differential_hebb(eta: Value, *, gate: Signal | None = None) -> TextPlasticity:
+    """Return the differential Hebbian rule: dw/dt = eta · (dy/dt) · x.
+
+    Parameters
+    ----------
+    eta : Parameter, Tensor or float
+        Learning rate (dimensionless for equal units of x and y).
+    gate : Signal, optional
+        When it is on: in sigprop's continuous form while the learning signal is.
+
+    References
+    ----------
+    Kosko 1986, AIP Conf. Proc. 151:277-282; the form of Ernoult et al. 2020, arXiv 2005.04168.
+
+    Examples
+    --------
+    >>> differential_hebb(0.1).text
+    'dw/dt = eta*dy*x'
+    """
+    return TextPlasticity("dw/dt = eta*dy*x", gate=gate, eta=eta)
+
+
+def eligibility(
+    eta: Value, *, tau_e: Value, modulator: str | Signal, theta: Value = 0.0
+) -> TextPlasticity:
+    """Return a three-factor rule: a Hebbian trace waits for the third factor m.
+
+        dw/dt = eta · m · e,    tau_e de/dt = −e + (y − θ)·x
+
+    Parameters
+    ----------
+    eta : Parameter, Tensor or float
+        Learning rate.
+    tau_e : Parameter, Tensor or float
+        How long a synapse stays eligible.
+    modulator : str or Signal
+        m: reward, novelty or another global signal.
+    theta : Parameter, Tensor or float
+        Postsynaptic threshold θ.
+
+    References
+    ----------
+    Gerstner et al. 2018, Front. Neural Circuits 12:53, eqs. 1 and 3.
+
+    Examples
+    --------
+    >>> eligibility(0.1, tau_e=20.0, modulator="reward").modulator
+    'reward'
+    """
+    text = """
+        dw/dt = eta*m*e
+        de/dt = (-e + (y - theta)*x)/tau_e : 1
+    """
+    return TextPlasticity(text, modulator=modulator, eta=eta, tau_e=tau_e, theta=theta)

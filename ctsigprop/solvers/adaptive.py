@@ -1,0 +1,138 @@
+"""Runge-Kutta methods that choose their steps, for each sample on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ctsigprop.solvers.base import Problem, Solver, State
+from ctsigprop.solvers.control import Control, Tolerance, check_tolerances
+from ctsigprop.solvers.fixed import check_max_steps, check_positive, run_fixed
+from ctsigprop.solvers.march import March
+from ctsigprop.solvers.onestep import RungeKutta
+from ctsigprop.solvers.stops import landings
+from ctsigprop.solvers.tableaus import BOGACKI_SHAMPINE, DOPRI5, TSIT5, Tableau
+
+__all__ = ["BogackiShampine", "Dopri5", "Tsit5"]
+
+
+@dataclass(frozen=True)
+class Embedded(Solver):
+    """An explicit Runge-Kutta pair with control of its error.
+
+    Every sample takes steps of its own, so that its result does not depend on its neighbours.
+    Steps end on jumps of the field, and on the end of the span; output in between comes from the
+    interpolant. Gradients are those of the steps that were taken (their sizes are constants).
+
+    Parameters
+    ----------
+    rtol : float, optional
+        Relative tolerance of a step.
+    atol : float or mapping of str to float, optional
+        Absolute tolerance, in the unit of each variable; a mapping names every variable.
+    max_steps : int, optional
+        The most steps of a sample, rejected ones included.
+    first_step : float or None, optional
+        Size of the first step; None chooses it (HNW I, II.4).
+    dt : float or None, optional
+        A fixed step without control of the error: each stretch between output times and jumps is
+        cut into equal steps of at most `dt`.
+
+    Raises
+    ------
+    ValueError
+        If an option is out of its range.
+
+    Notes
+    -----
+    E. Hairer, S. P. Nørsett, G. Wanner, Solving Ordinary Differential Equations I (1993), II.4 to
+    II.6; E. Hairer, G. Wanner, Solving Ordinary Differential Equations II (1996), IV.2.
+    """
+
+    rtol: float = 1e-6
+    atol: Tolerance = 1e-9
+    max_steps: int = 100_000
+    first_step: float | None = None
+    dt: float | None = None
+
+    events: ClassVar[bool] = True
+    ragged: ClassVar[bool] = True
+    interpolates: ClassVar[bool] = True
+    tableau: ClassVar[Tableau]
+
+    def __post_init__(self) -> None:
+        check_tolerances(self.rtol, self.atol)
+        check_max_steps(self.max_steps)
+        if self.first_step is not None:
+            check_positive("first_step", self.first_step)
+        if self.dt is not None:
+            check_positive("dt", self.dt)
+
+    def integrate(self, problem: Problem) -> Callable[[Tensor], State] | None:
+        """Fill ``problem.recorder``; return the interpolant where one was asked for."""
+        if self.dt is not None:
+            return run_fixed(problem, self.tableau, self.dt, self.max_steps)
+        y = problem.layout.pack(problem.y0)
+        method = RungeKutta(self.tableau, y.detach())
+        control = Control(method, problem.layout, y.detach(), self.rtol, self.atol, self.first_step)
+        return March(problem, method, landings(problem), control, self.max_steps).run()
+
+
+@dataclass(frozen=True)
+class Tsit5(Embedded):
+    """Tsitouras' pair 5(4), with its interpolant of order 4: the default.
+
+    Options and errors are those of `Embedded`.
+
+    Examples
+    --------
+    >>> Tsit5(rtol=1e-8).with_options(atol=1e-12)
+    Tsit5(rtol=1e-08, atol=1e-12, max_steps=100000, first_step=None, dt=None)
+
+    Notes
+    -----
+    Ch. Tsitouras, Comput. Math. Appl. 62 (2011) 770, Table 1.
+    """
+
+    tableau: ClassVar[Tableau] = TSIT5
+
+
+@dataclass(frozen=True)
+class Dopri5(Embedded):
+    """Dormand and Prince's pair 5(4), with its interpolant of order 4.
+
+    Options and errors are those of `Embedded`.
+
+    Examples
+    --------
+    >>> Dopri5(dt=0.1).dt
+    0.1
+
+    Notes
+    -----
+    J. R. Dormand, P. J. Prince, J. Comput. Appl. Math. 6 (1980) 19, Table 2.
+    """
+
+    tableau: ClassVar[Tableau] = DOPRI5
+
+
+@dataclass(frozen=True)
+class BogackiShampine(Embedded):
+    """Bogacki and Shampine's pair 3(2), with the cubic of Hermite: for low accuracy.
+
+    Options and errors are those of `Embedded`.
+
+    Examples
+    --------
+    >>> BogackiShampine(rtol=1e-3).rtol
+    0.001
+
+    Notes
+    -----
+    P. Bogacki, L. F. Shampine, Appl. Math. Lett. 2 (1989) 321.
+    """
+
+    tableau: ClassVar[Tableau] = BOGACKI_SHAMPINE

@@ -1,0 +1,193 @@
+"""The choice of the step size, for each sample on its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ctsigprop.errors import unknown
+from ctsigprop.solvers.base import Layout
+from ctsigprop.solvers.onestep import Derivative, RungeKutta, Step
+
+__all__ = ["Control", "Tolerance", "check_tolerances"]
+
+Tolerance = float | Mapping[str, float]
+
+SAFETY = 0.9
+SMALLEST, LARGEST = 0.2, 10.0
+INTEGRAL, PROPORTIONAL = 0.85, 0.2  # over the order: the PI control of HNW II, IV.2, (2.43)
+FLOOR = 1e-4  # below this an error says nothing about the next one
+NON_FINITE = 0.1  # how far to step back from a NaN
+LEAST_RTOL = 4  # in units of the rounding of the state's type
+
+
+def check_tolerances(rtol: float, atol: Tolerance) -> None:
+    """Refuse tolerances that are wrong for every problem."""
+    for name, value in [("rtol", rtol), *(_items(atol))]:
+        if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} must be >= 0, got {value}")
+    least = LEAST_RTOL * torch.finfo(torch.float64).eps
+    if rtol < least and any(value == 0 for _, value in _items(atol)):
+        raise ValueError(
+            f"rtol must be at least {least:.2g} where atol is 0, got rtol={rtol:g}: "
+            "no step could meet it"
+        )
+
+
+def _items(atol: Tolerance) -> list[tuple[str, float]]:
+    if isinstance(atol, Mapping):
+        return [(f"atol['{name}']", value) for name, value in atol.items()]
+    return [("atol", atol)]
+
+
+class Control:
+    """Error norm, and PI control of the step size (HNW II, IV.2, (2.43)).
+
+    The error of a sample is the largest over its variables of the root mean square over that
+    variable of error / (atol + rtol·max(abs y_0, abs y_1)): a large matrix of weights does not
+    dilute the error of a few neurons.
+    """
+
+    def __init__(
+        self,
+        method: RungeKutta,
+        layout: Layout,
+        y: Tensor,
+        rtol: float,
+        atol: Tolerance,
+        first_step: float | None,
+    ) -> None:
+        least = LEAST_RTOL * torch.finfo(y.dtype).eps
+        if rtol != 0 and rtol < least:
+            raise ValueError(
+                f"rtol must be at least {least:.2g} for a state of {y.dtype}, got {rtol:g}"
+            )
+        self.method = method
+        self.first_step = first_step
+        self.rtol = rtol
+        self.parts = [part for part in layout.slices.values() if part.stop > part.start]
+        self.atol = _spread(atol, layout, y)
+        self.exponent = 1 / method.tableau.order
+        self.previous = torch.full((len(y),), FLOOR, dtype=torch.float64, device=y.device)
+        self.retried = torch.zeros(len(y), dtype=torch.bool, device=y.device)
+        self.calm = True
+        self.h = torch.zeros_like(self.previous)
+
+    def norm(self, values: Tensor, scale: Tensor) -> Tensor:
+        """Return the norm of each sample, ``(samples,)`` in float64."""
+        square = (values / scale).square_()
+        means = [square[:, part].mean(1) for part in self.parts]
+        if not means:
+            return torch.zeros_like(self.h)
+        largest = means[0] if len(means) == 1 else torch.stack(means).amax(0)
+        return largest.sqrt_().double()
+
+    def start(self, derivative: Derivative, t: Tensor, y: Tensor, f: Tensor, reach: Tensor) -> None:
+        """Choose the first step (HNW I, II.4); `reach` is signed, up to the next stop."""
+        if self.first_step is not None:
+            self.h = torch.full_like(self.h, self.first_step)
+            return
+        with torch.no_grad():
+            scale = self.atol + self.rtol * y.abs()
+            d0, d1 = self.norm(y, scale), self.norm(f, scale)
+            h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
+            h0 = torch.minimum(h0, reach.abs())
+            ahead = h0 * reach.sign()
+            f1 = derivative(t + ahead, y + ahead.to(y.dtype)[:, None] * f)
+            steepest = torch.maximum(d1, self.norm(f1 - f, scale) / h0)
+            h1 = torch.where(
+                steepest <= 1e-15,
+                torch.clamp(h0 * 1e-3, min=1e-6),
+                (0.01 / steepest) ** self.exponent,
+            )
+            h = torch.minimum(100 * h0, h1)
+            self.h = torch.where(torch.isfinite(h) & (h > 0), h, h0)
+
+    def errors(self, step: Step) -> Tensor:
+        """Return the error of each sample's step; at most 1 is accepted."""
+        with torch.no_grad():
+            return self.norm(*self._error(step))
+
+    def _error(self, step: Step) -> tuple[Tensor, Tensor]:
+        weights = self.method.error
+        if weights is None:
+            raise TypeError("a method without an error estimate has no control of its steps")
+        error = self.method.combine(weights, step.stages).mul_(step.h.to(step.y.dtype)[:, None])
+        scale = torch.maximum(step.y.abs(), step.end.abs()).mul_(self.rtol).add_(self.atol)
+        return error, scale
+
+    def largest(self, step: Step, sample: int) -> int:
+        """Return the position of the component with the largest error in a sample's step."""
+        with torch.no_grad():
+            error, scale = self._error(step)
+            ratio = (error / scale)[sample].abs()
+            return int(torch.where(torch.isnan(ratio), torch.inf, ratio).argmax())
+
+    def follow(self, size: Tensor, errors: Tensor, cut: Tensor | None) -> None:
+        """Set the next step after one of which every sample was accepted.
+
+        `size` is what was tried; where it was `cut` short to land on a stop, the step that was
+        meant counts as well.
+        """
+        factor = errors.clamp(min=1e-10).pow_(-INTEGRAL * self.exponent)
+        factor *= self.previous.pow(PROPORTIONAL * self.exponent)
+        factor = factor.mul_(SAFETY).clamp_(SMALLEST, LARGEST)
+        if not self.calm:
+            factor = torch.where(self.retried, factor.clamp(max=1.0), factor)
+            self.retried = torch.zeros_like(self.retried)
+            self.calm = True
+        h = size * factor
+        self.h = h if cut is None else torch.where(cut, torch.maximum(h, self.h), h)
+        self.previous = errors.clamp(min=FLOOR)
+
+    def follow_some(
+        self, size: Tensor, errors: Tensor, accepted: Tensor, cut: Tensor | None
+    ) -> None:
+        """Set the next step after one that some samples have to repeat."""
+        before = self.previous
+        shrunk = size * (SAFETY * errors**-self.exponent).clamp(SMALLEST, 1.0)
+        self.follow(size, errors, cut)
+        self.h = torch.where(accepted, self.h, shrunk)
+        self.previous = torch.where(accepted, self.previous, before)
+        self.retried = ~accepted
+        self.calm = False
+
+    def back_off(self, size: Tensor, wrong: Tensor) -> None:
+        """Shorten the step of the samples that met a NaN or an infinity."""
+        self.h = torch.where(wrong, size * NON_FINITE, self.h)
+        self.retried = self.retried | wrong
+        self.calm = False
+
+    def looseness(self, y: Tensor) -> float:
+        """Return the relative tolerance that holds for one sample's state `y`."""
+        return self.rtol + float((self.atol / y.abs().max()).max().clamp(max=1.0))
+
+    def stiff(self, step: Step) -> Tensor:
+        """Say which samples' steps are held back by stability (Hairer's test, HNW II, IV.2).
+
+        h·λ is estimated from the last two stages, (2.22).
+        """
+        with torch.no_grad():
+            apart = step.end - self.method.before_last(step)
+            slope = torch.linalg.vector_norm(step.stages[-1] - step.stages[-2], dim=1)
+            distance = torch.linalg.vector_norm(apart, dim=1)
+            speed = torch.where(distance > 0, step.h.abs() * slope / distance, 0.0)
+            return speed > 0.95 * self.method.tableau.stability
+
+
+def _spread(atol: Tolerance, layout: Layout, like: Tensor) -> Tensor:
+    if not isinstance(atol, Mapping):
+        return like.new_tensor(atol)
+    for name in atol:
+        if name not in layout.slices:
+            raise ValueError(unknown("variable in atol", name, layout.names))
+    missing = [name for name in layout.names if name not in atol]
+    if missing:
+        raise ValueError(f"atol must name every variable; missing: {', '.join(missing)}")
+    values = like.new_empty(layout.size)
+    for name, part in layout.slices.items():
+        values[part] = atol[name]
+    return values

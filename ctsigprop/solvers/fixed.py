@@ -1,0 +1,309 @@
+"""Methods of fixed step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ctsigprop.errors import IntegrationError
+from ctsigprop.solvers.base import Problem, Solver, State
+from ctsigprop.solvers.failures import diverged
+from ctsigprop.solvers.march import March
+from ctsigprop.solvers.onestep import Exponential, OneStep, RungeKutta, phi1
+from ctsigprop.solvers.stops import Interval, grid, intervals, require_steps
+from ctsigprop.solvers.tableaus import EULER, HEUN, MIDPOINT, Tableau
+from ctsigprop.solvers.tableaus import RK4 as CLASSICAL
+
+__all__ = ["RK4", "Euler", "ExponentialEuler", "Heun", "Midpoint", "run_fixed"]
+
+CHUNK = 64  # steps between the looks at whether the state is finite
+
+Advance = Callable[[Problem, Sequence[Tensor], State, float], State]
+
+
+@dataclass(frozen=True)
+class FixedStep(Solver):
+    """A method of fixed step.
+
+    Each stretch between output times and jumps of the field is cut into equal steps of at most
+    `dt`, so that outputs and jumps are landed on.
+
+    Parameters
+    ----------
+    dt : float
+        The longest step, in the system's time unit.
+    max_steps : int, optional
+        The most steps of a run.
+
+    Raises
+    ------
+    ValueError
+        If an option is out of its range.
+    """
+
+    dt: float
+    max_steps: int = 100_000
+
+    events: ClassVar[bool] = True
+    delays: ClassVar[bool] = True
+    ragged: ClassVar[bool] = True
+    interpolates: ClassVar[bool] = True
+    tableau: ClassVar[Tableau]
+
+    def __post_init__(self) -> None:
+        check_positive("dt", self.dt)
+        check_max_steps(self.max_steps)
+
+    def integrate(self, problem: Problem) -> Callable[[Tensor], State] | None:
+        """Fill ``problem.recorder``; return the interpolant where one was asked for."""
+        return run_fixed(problem, self.tableau, self.dt, self.max_steps)
+
+
+@dataclass(frozen=True)
+class Euler(FixedStep):
+    """The explicit Euler method, order 1: y_1 = y + h f(t, y).
+
+    Options and errors are those of `FixedStep`.
+
+    Examples
+    --------
+    >>> Euler(dt=0.1)
+    Euler(dt=0.1, max_steps=100000)
+    """
+
+    tableau: ClassVar[Tableau] = EULER
+
+
+@dataclass(frozen=True)
+class Midpoint(FixedStep):
+    """The midpoint rule of Runge, order 2: y_1 = y + h f(t + h/2, y + h/2 f(t, y)).
+
+    Options and errors are those of `FixedStep`.
+
+    Examples
+    --------
+    >>> Midpoint(dt=0.1).max_steps
+    100000
+    """
+
+    tableau: ClassVar[Tableau] = MIDPOINT
+
+
+@dataclass(frozen=True)
+class Heun(FixedStep):
+    """The trapezoid of Heun, order 2: y_1 = y + h/2 (k_1 + k_2), k_2 = f(t + h, y + h k_1).
+
+    Options and errors are those of `FixedStep`.
+
+    Examples
+    --------
+    >>> Heun(dt=0.1).dt
+    0.1
+    """
+
+    tableau: ClassVar[Tableau] = HEUN
+
+
+@dataclass(frozen=True)
+class RK4(FixedStep):
+    """The classical Runge-Kutta method, order 4.
+
+    Options and errors are those of `FixedStep`.
+
+    Examples
+    --------
+    >>> RK4(dt=0.1, max_steps=10).with_options(dt=0.2)
+    RK4(dt=0.2, max_steps=10)
+
+    Notes
+    -----
+    HNW I, II.1, Table 1.2.
+    """
+
+    tableau: ClassVar[Tableau] = CLASSICAL
+
+
+@dataclass(frozen=True)
+class ExponentialEuler(FixedStep):
+    """The exponential Euler method ETD1, order 1: y_1 = y + h φ₁(a h) f(t, y).
+
+    φ₁(z) = (e^z - 1)/z, and a is the linear coefficient of each variable, dy/dt = a y + rest: exact
+    where the rest is constant, and stable for any step where a carries the stiffness. A variable
+    without a linear coefficient takes a = 0. Options and errors are those of `FixedStep`.
+
+    Examples
+    --------
+    >>> ExponentialEuler(dt=0.5).dt
+    0.5
+
+    Notes
+    -----
+    M. Hochbruck, A. Ostermann, Acta Numerica 19 (2010) 209, (2.3).
+    """
+
+    def integrate(self, problem: Problem) -> Callable[[Tensor], State] | None:
+        """Fill ``problem.recorder``; return the interpolant where one was asked for."""
+        if problem.linear is None:
+            raise ValueError(
+                "ExponentialEuler needs the linear coefficients of the system, and it has none; "
+                "use Euler"
+            )
+        if _plain(problem):
+            return _run(problem, (0.0,), _advance_exponential, self.dt, self.max_steps)
+        return _march(problem, Exponential, self.dt, self.max_steps)
+
+
+def run_fixed(
+    problem: Problem, tableau: Tableau, dt: float, max_steps: int
+) -> Callable[[Tensor], State] | None:
+    """Integrate with a Runge-Kutta method in fixed steps."""
+    if not _plain(problem):
+        return _march(problem, lambda p, y: RungeKutta(tableau, y), dt, max_steps)
+    # a last stage that the new state does not need is for others
+    stages = tableau.stages - (tableau.b[-1] == 0.0)
+
+    def advance(problem: Problem, times: Sequence[Tensor], state: State, h: float) -> State:
+        slopes = [problem.field(times[0], state)]
+        for i in range(1, stages):
+            shifted = _shift(state, slopes, tableau.a[i], h)
+            slopes.append(problem.field(times[i], shifted))
+        problem.recorder.statistics.evaluations += stages
+        return _shift(state, slopes, tableau.b, h)
+
+    return _run(problem, tableau.c[:stages], advance, dt, max_steps)
+
+
+def check_positive(name: str, value: float) -> None:
+    """Refuse an option that is not a positive number."""
+    if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be > 0, got {value!r}")
+
+
+def check_max_steps(value: int) -> None:
+    """Refuse a limit that is not a whole number above zero."""
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"max_steps must be a whole number >= 1, got {value!r}")
+
+
+def _plain(problem: Problem) -> bool:
+    """Whether all samples share every step, and nothing is asked for inside a step."""
+    differentiable = problem.t.requires_grad and torch.is_grad_enabled()
+    return not (differentiable or problem.t.dim() > 1 or problem.events or problem.dense)
+
+
+def _march(
+    problem: Problem,
+    method: Callable[[Problem, Tensor], OneStep],
+    dt: float,
+    max_steps: int,
+) -> Callable[[Tensor], State] | None:
+    like = problem.layout.pack(problem.y0).detach()
+    stops = grid(problem, dt, max_steps)
+    return March(problem, method(problem, like), stops, None, max_steps).run()
+
+
+def _run(
+    problem: Problem, nodes: tuple[float, ...], advance: Advance, dt: float, max_steps: int
+) -> None:
+    """Step the named tensors; a variable at rest is passed on as it is."""
+    state, recorder = problem.y0, problem.recorder
+    recorder.row(0, state)
+    if problem.t.numel() < 2:
+        return
+    stretches = list(intervals(problem.t, problem.jumps, dt))
+    require_steps(sum(s.steps for s in stretches), max_steps, float(problem.t[0]))
+    caps = _caps(stretches)
+    places = torch.tensor([*nodes, 1.0], dtype=torch.float64)
+    for stretch, cap in zip(stretches, caps, strict=True):
+        start, stop = float(stretch.start), float(stretch.stop)
+        h = (stop - start) / stretch.steps
+        for first in range(0, stretch.steps, CHUNK):
+            count = min(CHUNK, stretch.steps - first)
+            times = start + h * (torch.arange(first, first + count)[:, None] + places)
+            if first + count == stretch.steps:
+                times[-1, -1] = stop
+            inside = times[:, :-1].clamp(max=cap).to(problem.t.device)
+            good = state
+            for at, now in zip(inside, times[:, -1].to(problem.t.device), strict=True):
+                state = advance(problem, at.unbind(), state, h)
+                problem.accepted(now, state, None)
+            recorder.statistics.steps += count
+            if not _finite(state):
+                raise _culprit(problem, advance, inside, good, h)
+        if stretch.row is not None:
+            recorder.row(stretch.row, state)
+
+
+def _caps(stretches: list[Interval]) -> list[float]:
+    """Up to where the field may be evaluated in each stretch: it jumps at its later edge."""
+    forward = float(stretches[-1].stop) > float(stretches[0].start)
+    caps, cap = [], 0.0
+    if forward:
+        for i, stretch in enumerate(reversed(stretches)):
+            if i == 0 or stretch.jump:
+                cap = math.nextafter(float(stretch.stop), -math.inf)
+            caps.append(cap)
+        return caps[::-1]
+    jump = True
+    for stretch in stretches:
+        if jump:
+            cap = math.nextafter(float(stretch.start), -math.inf)
+        caps.append(cap)
+        jump = stretch.jump
+    return caps
+
+
+def _shift(state: State, slopes: Sequence[State], weights: Sequence[float], h: float) -> State:
+    """Return y + h Σ_i w_i k_i."""
+    new = dict(state)
+    for weight, slope in zip(weights, slopes, strict=False):
+        if weight:
+            for name, k in slope.items():
+                if new[name] is state[name]:
+                    new[name] = torch.add(state[name], k, alpha=weight * h)
+                else:
+                    new[name].add_(k, alpha=weight * h)
+    return new
+
+
+def _advance_exponential(
+    problem: Problem, times: Sequence[Tensor], state: State, h: float
+) -> State:
+    slopes = problem.field(times[0], state)
+    rates = {} if problem.linear is None else problem.linear(times[0], state)
+    problem.recorder.statistics.evaluations += 1
+    new = dict(state)
+    for name, slope in slopes.items():
+        weighted = phi1(h * rates[name]) * slope if name in rates else slope
+        new[name] = torch.add(state[name], weighted, alpha=h)
+    return new
+
+
+def _finite(state: State) -> bool:
+    # a sum is cheaper than a mask, and finite only if every term is
+    return all(
+        math.isfinite(float(y.detach().sum())) or bool(torch.isfinite(y).all())
+        for y in state.values()
+    )
+
+
+@torch.no_grad()
+def _culprit(
+    problem: Problem, advance: Advance, times: Tensor, good: State, h: float
+) -> IntegrationError:
+    """Repeat the last steps to find the one that failed."""
+    layout = problem.layout
+    state, at, last = good, times[0], times[-1]
+    for at in times:
+        new = advance(problem, at.unbind(), state, h)
+        if not _finite(new):
+            return diverged(layout, float(at[0]), layout.pack(state), layout.pack(new))
+        state = new
+    return IntegrationError(
+        time=float(last[0]), cause="the state is NaN or infinite, but not when it is run again"
+    )

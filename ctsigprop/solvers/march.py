@@ -1,0 +1,304 @@
+"""The loop over the steps of a run, in which every sample has a clock of its own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ctsigprop.errors import StepLimitError
+from ctsigprop.solvers.base import Problem
+from ctsigprop.solvers.control import Control
+from ctsigprop.solvers.dense import Interpolant
+from ctsigprop.solvers.events import Watch, spacing
+from ctsigprop.solvers.failures import blown_up, diverged, grows, not_finite, stuck, too_stiff
+from ctsigprop.solvers.onestep import OneStep, Step
+from ctsigprop.solvers.stops import Stops
+
+__all__ = ["March"]
+
+PROBES = (0.2, 0.4, 0.6, 0.8)  # shares of an adaptive step at which events are looked for
+STRETCH = 1.01  # a stop so little beyond the step is landed on
+ROUNDINGS = 10  # a step below so many roundings of t makes no headway
+RETREATS = 10  # from a NaN before it is taken for one
+PATIENCE = 15  # stiff steps in a row
+EVERY = 32  # steps between the looks at whether the run will end
+
+
+class March:
+    """A run in progress: the samples' times, states and derivatives.
+
+    Parameters
+    ----------
+    problem : Problem
+        What to integrate.
+    method : OneStep
+        How a step is taken.
+    stops : Stops
+        Where steps have to end.
+    control : Control or None
+        Chooses the steps between stops; None takes one step from stop to stop.
+    max_steps : int
+        The most steps of a sample, rejected ones included.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        method: OneStep,
+        stops: Stops,
+        control: Control | None,
+        max_steps: int,
+    ) -> None:
+        self.problem, self.layout, self.method = problem, problem.layout, method
+        self.stops, self.control, self.max_steps = stops, control, max_steps
+        self.y0 = self.y = self.layout.pack(problem.y0)
+        samples, device = len(self.y), self.y.device
+        self.times = problem.t.to(device).reshape(-1, problem.t.shape[-1])
+        self.start = self.t = self.times[:, 0].expand(samples)
+        self.end = self.times[:, -1].detach().expand(samples)
+        self.sign = torch.sign(self.end - self.start.detach())
+        self.ordered = (self.times.detach() * self.sign[: len(self.times), None]).contiguous()
+        self.pointer = torch.zeros(samples, dtype=torch.long, device=device)
+        self.next_row = torch.ones_like(self.pointer)
+        self.tried = torch.zeros_like(self.pointer)
+        self.rejected = torch.zeros_like(self.pointer)
+        self.missed = torch.zeros_like(self.pointer)
+        self.stiff = torch.zeros_like(self.pointer)
+        self.active = torch.ones(samples, dtype=torch.bool, device=device)
+        furthest = torch.maximum(self.start.detach().abs(), self.end.abs())
+        self.least = ROUNDINGS * spacing(furthest)
+        self.together = control is None and problem.t.dim() == 1 and not problem.events
+        self.suspects: Tensor | None = None
+        self.watch: Watch | None = None
+        self.steps: list[Step] = []
+
+    def run(self) -> Interpolant | None:
+        """Step every sample to the end of its span, and fill the recorder."""
+        self.problem.recorder.row(0, self.layout.unpack(self.y))
+        if self.stops.count and len(self.y):
+            try:
+                self._begin()
+                turn = 0
+                while bool(self.active.any()):
+                    turn += 1
+                    self._look_ahead(turn)
+                    self._step()
+            finally:
+                statistics = self.problem.recorder.statistics
+                statistics.rejections += int(self.rejected.max())
+                statistics.steps += int((self.tried - self.rejected).max())
+        if not self.problem.dense:
+            return None
+        return Interpolant(self.layout, self.y0, self.steps, self.start, self.t, self.sign)
+
+    def _begin(self) -> None:
+        self._aim()
+        self.f = self._derivative(self._inside(self.t), self.y)
+        self.problem.require_finite(self.t, self.f, "the derivative")
+        reach = (self.target - self.t).detach()
+        if self.control is not None:
+            self.control.start(self._derivative, self.t, self.y, self.f, reach)
+            reach = self.control.h * self.sign
+        if self.problem.events:
+            probes = () if self.control is None else PROBES
+            self.watch = Watch(self.problem, self.t, self.y, self.f, reach, probes)
+
+    def _derivative(self, t: Tensor, y: Tensor) -> Tensor:
+        # one clock for all where it can be: a history of delays knows no other
+        return self.problem.derivative(t[0] if self.together else t, y).to(y.dtype)
+
+    def _aim(self) -> None:
+        self.target = self.stops.pick(self.stops.times, self.pointer)
+        self.cap = self.stops.pick(self.stops.caps, self.pointer)
+
+    def _inside(self, t: Tensor) -> Tensor:
+        """Keep times on this side of a jump; their gradient is kept as it is."""
+        inside = torch.minimum(t, self.cap)
+        return t + (inside - t).detach() if t.requires_grad else inside
+
+    def _take(self, size: Tensor) -> Step:
+        times = self._inside(self.t + self.method.nodes * size)
+        return self.method(self._derivative, times, self.t, self.y, self.f, size)
+
+    def _propose(self) -> tuple[Tensor, Tensor]:
+        """Return the signed size of each sample's step, and whether it lands on its stop."""
+        remaining = self.target - self.t
+        if self.control is None:
+            landing = self.active
+            if self.watch is not None:  # whoever met an event catches up with the others
+                landing = landing & (self.pointer == self.pointer[self.active].min())
+            return torch.where(landing, remaining, 0.0), landing
+        size = self.control.h * self.sign
+        landing = self.control.h * STRETCH >= remaining.detach().abs()
+        if bool(landing.any()):
+            size = torch.where(landing, remaining, size)
+            size, landing = torch.where(self.active, size, 0.0), landing & self.active
+        return size, landing
+
+    def _step(self) -> None:
+        size, landing = self._propose()
+        step = self._take(size)
+        self.tried = self.tried + self.active
+        accepted = self._judge(step, landing)
+        if accepted is None:
+            return
+        fired = None
+        if self.watch is not None:
+            step, fired = self.watch.truncate(step, accepted, self._take)
+        reached = at = self.t + step.h
+        if fired is not None:
+            short = (self.target - at).detach().abs() > spacing(at.detach())
+            landing = landing & ~(fired.any(dim=0) & short)
+        reached = torch.where(landing, self.target, at)
+        self._record(step, reached, accepted)
+        if self.problem.dense:
+            self.steps.append(step)
+        self._advance(step, reached, accepted)
+        self._turn(landing & accepted, fired, at)
+        self._tell()
+
+    def _judge(self, step: Step, landing: Tensor) -> Tensor | None:
+        """Say which samples' steps stand; None if all have to be repeated."""
+        if self.control is None:
+            if not bool(torch.isfinite(step.end).all()):
+                sample = int(torch.nonzero(~torch.isfinite(step.end.detach()))[0, 0])
+                time = float(self.t[sample])
+                raise diverged(self.layout, time, self.y.detach(), step.end.detach())
+            return self.active
+        errors = self.control.errors(step)
+        accepted = errors <= 1
+        size = step.h.detach().abs()
+        if bool(accepted.all()):
+            self.control.follow(size, errors, landing)
+            if bool((self.control.h < self.least).any()):
+                self._require_headway(step, self.active)
+        else:
+            wrong = ~torch.isfinite(errors)
+            self.rejected = self.rejected + ~accepted
+            if bool(wrong.any()):
+                # nobody goes on: a NaN in the graph of one would reach the gradients of all
+                self.control.back_off(size, wrong)
+                self.missed = self.missed + wrong
+                self._require_headway(step, wrong)
+                return None
+            self.control.follow_some(size, errors, accepted, landing)
+            self._require_headway(step, ~accepted)
+        if self.suspects is not None:
+            self._require_ease(step, self.suspects)
+        return accepted
+
+    def _record(self, step: Step, reached: Tensor, accepted: Tensor) -> None:
+        """Hand over the rows that lie in the step of each sample."""
+        now = (reached.detach() * self.sign)[:, None]
+        if len(self.ordered) == 1:
+            now = now.reshape(1, -1)
+        count = torch.searchsorted(self.ordered, now, right=True).reshape(-1)
+        count = torch.where(accepted, count - self.next_row, 0)
+        total = int(count.sum())
+        if not total:
+            return
+        samples = torch.arange(len(count), device=count.device)
+        sample = samples.repeat_interleave(count)
+        index = torch.arange(total, device=count.device) - (count.cumsum(0) - count)[sample]
+        index = index + self.next_row[sample]
+        t = self.times[sample if len(self.times) > 1 else torch.zeros_like(sample), index]
+        values = step.rows(sample, (t - step.t[sample]) / step.h[sample])
+        exact = t.detach() == reached.detach()[sample]
+        if not self.stops.every_row:
+            exact = exact & (index == self.times.shape[1] - 1)
+        if bool(exact.any()):
+            values = torch.where(exact[:, None], step.end[sample], values)
+        self.problem.recorder.scatter(index, sample, values)
+        self.next_row = self.next_row + count
+
+    def _advance(self, step: Step, reached: Tensor, accepted: Tensor) -> None:
+        if bool(accepted.all()):
+            self.t, self.y, self.f = reached, step.end, step.stages[-1]
+        else:
+            self.t = torch.where(accepted, reached, self.t)
+            self.y = torch.where(accepted[:, None], step.end, self.y)
+            self.f = torch.where(accepted[:, None], step.stages[-1], self.f)
+
+    def _turn(self, landed: Tensor, fired: Tensor | None, at: Tensor) -> None:
+        """Go on to the next stop, and through events."""
+        renew = None
+        if bool(landed.any()):
+            done = landed & (self.target.detach() == self.end)
+            renew = landed & ~done & self.stops.pick(self.stops.jumps, self.pointer)
+            self.active = self.active & ~done
+            self.pointer = (self.pointer + landed).clamp(max=self.stops.count - 1)
+            self._aim()
+        reset = None
+        if fired is not None and self.watch is not None:
+            self.y, reset, ended = self.watch.fire(fired, at, self.y)
+            self.active = self.active & ~ended
+            renew = reset if renew is None else renew | reset
+        if renew is not None and bool(renew.any()):
+            f = self._derivative(self._inside(self.t), self.y)
+            self.f = torch.where(renew[:, None], f, self.f)
+            self.problem.require_finite(self.t, self.f, "the derivative")
+        if fired is not None and reset is not None and self.watch is not None:
+            h = (self.target - self.t).detach() if self.control is None else self.control.h
+            self.watch.rearm(fired, reset, self.t, self.y, self.f, h.abs() * self.sign)
+
+    def _tell(self) -> None:
+        if self.watch is not None and self.control is None:
+            pointer = self.pointer[self.active]
+            if pointer.numel() and bool((pointer != pointer[0]).any()):
+                return
+        self.problem.accepted(
+            self.layout.clock(self.t), self.layout.unpack(self.y), self.layout.unpack(self.f)
+        )
+
+    def _look_ahead(self, turn: int) -> None:
+        """Stop a run that has taken, or will take, too many steps."""
+        if turn > self.max_steps:
+            over = self.active & (self.tried >= self.max_steps)
+            if bool(over.any()):
+                sample = int(torch.nonzero(over)[0])
+                raise StepLimitError(
+                    time=float(self.t[sample]),
+                    cause=f"{self.max_steps} steps did not reach t={float(self.end[sample]):g}; "
+                    "raise max_steps, loosen rtol and atol, or try an implicit method: "
+                    "SciPy('LSODA')",
+                )
+        if self.control is not None and turn % EVERY == 0:
+            left = (self.end - self.t).detach().abs() / self.control.h
+            slow = self.active & (left > self.max_steps - self.tried)
+            self.suspects = slow if bool(slow.any()) else None
+
+    def _require_ease(self, step: Step, suspects: Tensor) -> None:
+        """Stop early where stability holds the steps so short that the run cannot end."""
+        control = self.control
+        if control is None:
+            return
+        self.stiff = torch.where(control.stiff(step) & suspects, self.stiff + 1, 0)
+        if bool((self.stiff >= PATIENCE).any()):
+            sample = int(self.stiff.argmax())
+            t, h = float(self.t[sample]), float(control.h[sample])
+            left = abs(float(self.end[sample]) - t) / h
+            raise too_stiff(self.layout, sample, t, h, control.largest(step, sample), left)
+
+    def _require_headway(self, step: Step, repeated: Tensor) -> None:
+        """Stop where no step is short enough."""
+        control = self.control
+        if control is None:
+            return
+        t = self.t.detach()
+        lost = self.missed > RETREATS
+        short = repeated & (control.h < ROUNDINGS * spacing(t))
+        if not bool((lost | short).any()):
+            return
+        sample = int(torch.nonzero(lost | short)[0])
+        time, h = float(t[sample]), float(control.h[sample])
+        elapsed = t[sample] - self.start[sample].detach()
+        y0, y, f = (x[sample].detach() for x in (self.y0, self.y, self.f))
+        position = grows(y, f, y0, elapsed)
+        if position is not None:
+            # where the pole lies is known no better than the tolerance
+            unsure = 10 * control.looseness(y0) * float(elapsed)
+            raise blown_up(self.layout, sample, time - unsure, position)
+        if bool(torch.isfinite(step.stages[:, sample]).all()):
+            position = control.largest(step, sample)
+            raise stuck(self.layout, sample, time, h, position)
+        raise not_finite(self.layout, sample, time, step.stages.detach())

@@ -1,0 +1,151 @@
+"""One step of an explicit method on packed rows, and the polynomial that runs through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ctsigprop.solvers.base import Problem
+from ctsigprop.solvers.tableaus import Tableau, hermite
+
+__all__ = ["Derivative", "Exponential", "OneStep", "RungeKutta", "Step", "interpolate", "phi1"]
+
+Derivative = Callable[[Tensor, Tensor], Tensor]
+
+
+def interpolate(y: Tensor, h: Tensor, stages: Tensor, theta: Tensor, dense: Tensor) -> Tensor:
+    """Evaluate y + h Σ_i (Σ_j dense_ij θ^(j+1)) k_i.
+
+    Shapes: `y` (k, size), `h` and `theta` (k,), `stages` (s, k, size), `dense` (s, degree).
+    """
+    powers = theta[:, None] ** torch.arange(1, dense.shape[1] + 1, device=theta.device)
+    weights = (powers @ dense.T).to(y.dtype).T.unsqueeze(-1)
+    return y + h.to(y.dtype)[:, None] * (weights * stages).sum(0)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of every sample: from `y` at `t` to `end` at ``t + h``.
+
+    Shapes: `t`, `h` (samples,), `y`, `end` (samples, size), `stages` (s, samples, size), of which
+    the first is the derivative at the start and the last the one at the end.
+    """
+
+    t: Tensor
+    h: Tensor
+    y: Tensor
+    stages: Tensor
+    end: Tensor
+    dense: Tensor
+
+    def at(self, theta: Tensor) -> Tensor:
+        """Return the state of every sample at its ``t + theta·h``."""
+        return interpolate(self.y, self.h, self.stages, theta, self.dense)
+
+    def rows(self, sample: Tensor, theta: Tensor) -> Tensor:
+        """Return the states of some samples, each at its own `theta`."""
+        stages = self.stages[:, sample]
+        return interpolate(self.y[sample], self.h[sample], stages, theta, self.dense)
+
+
+class OneStep(Protocol):
+    """A method as the loop over steps sees it."""
+
+    @property
+    def nodes(self) -> Tensor:
+        """Where in the step the derivative is wanted, ``(s, 1)``, from 0 to 1."""
+
+    def __call__(
+        self, derivative: Derivative, times: Tensor, t: Tensor, y: Tensor, f: Tensor, h: Tensor
+    ) -> Step:
+        """Step every sample by its `h`; `f` is its derivative at the start."""
+
+
+class RungeKutta:
+    """A Runge-Kutta method with its coefficients beside the state, in its type."""
+
+    def __init__(self, tableau: Tableau, like: Tensor) -> None:
+        tableau = tableau.closed()
+        self.tableau = tableau
+        self.rows = [like.new_tensor(row) for row in tableau.a]
+        self.error = None if tableau.error is None else like.new_tensor(tableau.error)
+        self.nodes = torch.tensor(tableau.c, dtype=torch.float64, device=like.device)[:, None]
+        self.dense = torch.tensor(tableau.dense, dtype=torch.float64, device=like.device)
+
+    def __call__(
+        self, derivative: Derivative, times: Tensor, t: Tensor, y: Tensor, f: Tensor, h: Tensor
+    ) -> Step:
+        """Step every sample by its `h`; `f` is its derivative at the start."""
+        scale = h.to(y.dtype)[:, None]
+        count = len(self.rows)
+        end = y
+        # a graph needs each stage as it was; without one, they share a buffer
+        if torch.is_grad_enabled():
+            kept = [f]
+            for i in range(1, count):
+                end = torch.addcmul(y, scale, self.combine(self.rows[i], torch.stack(kept)))
+                kept.append(derivative(times[i], end))
+            return Step(t, h, y, torch.stack(kept), end, self.dense)
+        stages = y.new_empty((count, *y.shape))
+        stages[0] = f
+        for i in range(1, count):
+            end = torch.addcmul(y, scale, self.combine(self.rows[i], stages[:i]))
+            stages[i] = derivative(times[i], end)
+        return Step(t, h, y, stages, end, self.dense)
+
+    def combine(self, weights: Tensor, stages: Tensor) -> Tensor:
+        """Return Σ_i w_i k_i."""
+        flat = stages.reshape(stages.shape[0], -1)
+        return torch.mv(flat.T, weights).reshape(stages.shape[1:])
+
+    def before_last(self, step: Step) -> Tensor:
+        """Return the state at which the last stage but one was taken."""
+        i = len(self.rows) - 2
+        scale = step.h.to(step.y.dtype)[:, None]
+        return step.y + scale * self.combine(self.rows[i], step.stages[:i])
+
+
+class Exponential:
+    """ETD1: y_1 = y + h φ₁(a h) f(t, y), a the linear coefficient of each component."""
+
+    def __init__(self, problem: Problem, like: Tensor) -> None:
+        self.problem = problem
+        self.nodes = torch.tensor([[0.0], [1.0]], dtype=torch.float64, device=like.device)
+        # the stages are f, φ₁ f and the new f
+        self.dense = torch.tensor(
+            hermite((0.0, 1.0, 0.0)), dtype=torch.float64, device=like.device
+        )
+
+    def __call__(
+        self, derivative: Derivative, times: Tensor, t: Tensor, y: Tensor, f: Tensor, h: Tensor
+    ) -> Step:
+        """Step every sample by its `h`; `f` is its derivative at the start."""
+        scale = h.to(y.dtype)[:, None]
+        slope = phi1(scale * self._rates(times[0], y)) * f
+        end = y + scale * slope
+        stages = torch.stack([f, slope, derivative(times[1], end)])
+        return Step(t, h, y, stages, end, self.dense)
+
+    def _rates(self, t: Tensor, y: Tensor) -> Tensor:
+        layout = self.problem.layout
+        state = layout.unpack(y)
+        rates = self.problem.linear(layout.clock(t), state) if self.problem.linear else {}
+        zero = y.new_zeros(())
+        rows = {name: rates.get(name, zero).expand_as(state[name]) for name in layout.names}
+        return layout.pack(rows).to(y.dtype)
+
+
+def phi1(z: Tensor) -> Tensor:
+    """Return φ₁(z) = (e^z - 1)/z, with φ₁(0) = 1 (Hochbruck & Ostermann 2010, (2.6)).
+
+    >>> phi1(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    tensor([1.0000, 1.7183], dtype=torch.float64)
+    """
+    small = z.abs() < 1e-3
+    series = 1 + z * (1 / 2 + z * (1 / 6 + z * (1 / 24 + z / 120)))
+    away = torch.where(small, torch.ones_like(z), z)
+    return torch.where(small, series, torch.expm1(away) / away)

@@ -1,0 +1,155 @@
+"""The times at which steps have to end: jumps, the end of the span, or the points of a grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ctsigprop.errors import StepLimitError
+from ctsigprop.solvers.base import Problem
+
+__all__ = ["Interval", "Stops", "grid", "intervals", "landings"]
+
+
+@dataclass(frozen=True)
+class Stops:
+    """Where each sample has to land, in order: shape ``(g,)``, or ``(samples, g)``.
+
+    Attributes
+    ----------
+    times : Tensor
+        The stops, differentiable in the output times that they are made of.
+    caps : Tensor
+        Up to where the field may be evaluated on the way to each stop: a field is continuous from
+        the right, and holds its value on [jump, next jump).
+    jumps : Tensor
+        Whether the derivative has to be taken again after the stop.
+    every_row : bool
+        Whether every output time is a stop.
+    """
+
+    times: Tensor
+    caps: Tensor
+    jumps: Tensor
+    every_row: bool
+
+    @property
+    def count(self) -> int:
+        """How many stops a sample has."""
+        return self.times.shape[-1]
+
+    def pick(self, table: Tensor, pointer: Tensor) -> Tensor:
+        """Return an entry for each sample."""
+        if table.dim() == 1:
+            return table[pointer]
+        return table.gather(1, pointer[:, None])[:, 0]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A stretch from one output time or jump to the next, and the equal steps it is cut into."""
+
+    start: Tensor
+    stop: Tensor
+    steps: int
+    row: int | None
+    jump: bool
+
+
+def intervals(t: Tensor, jumps: Tensor, dt: float) -> Iterator[Interval]:
+    """Yield the stretches of a shared span, each with n = ceil(length/dt) equal steps."""
+    times = t.detach().tolist()
+    forward = times[-1] >= times[0]
+    rows = t.unbind()
+    pending = list(jumps.unbind()) if forward else list(jumps.flip(0).unbind())
+    start = rows[0]
+    for index in range(1, len(times)):
+        while pending and (times[index] - float(pending[0])) * (1 if forward else -1) > 0:
+            stop = pending.pop(0)
+            yield _interval(start, stop, dt, None, True)
+            start = stop
+        jump = bool(pending) and float(pending[0]) == times[index]
+        if jump:
+            pending.pop(0)
+        yield _interval(start, rows[index], dt, index, jump)
+        start = rows[index]
+
+
+def _interval(start: Tensor, stop: Tensor, dt: float, row: int | None, jump: bool) -> Interval:
+    # a length that is a whole number of steps but for rounding takes that number
+    steps = math.ceil(abs(float(stop) - float(start)) / dt * (1 - 1e-9))
+    return Interval(start, stop, max(1, steps), row, jump)
+
+
+def require_steps(steps: int, max_steps: int, start: float) -> None:
+    """Refuse a grid of more steps than are allowed, before the first of them."""
+    if steps > max_steps:
+        raise StepLimitError(
+            time=start,
+            cause=f"the span takes {steps} steps of dt, and max_steps={max_steps}; "
+            "raise max_steps, or dt",
+        )
+
+
+def grid(problem: Problem, dt: float, max_steps: int) -> Stops:
+    """Return the ends of all fixed steps."""
+    t = problem.t
+    ragged = t.dim() > 1
+    if ragged and problem.jumps.numel():
+        raise ValueError(
+            "times of their own for each sample, and inputs with jumps, need steps that adapt: "
+            "Tsit5, Dopri5 or BogackiShampine without dt"
+        )
+    columns, flags = [], []
+    for row in t.reshape(-1, t.shape[-1]):
+        pieces, jumps = [row[:0]], [torch.zeros(0, dtype=torch.bool)]
+        for stretch in intervals(row, problem.jumps, dt):
+            share = torch.arange(1, stretch.steps, dtype=t.dtype, device=t.device) / stretch.steps
+            inner = stretch.start + (stretch.stop - stretch.start) * share
+            pieces += [inner, stretch.stop.reshape(1)]
+            jumps.append(torch.zeros(stretch.steps, dtype=torch.bool))
+            jumps[-1][-1] = stretch.jump
+        columns.append(torch.cat(pieces))
+        flags.append(torch.cat(jumps).to(t.device))
+        require_steps(len(columns[-1]), max_steps, float(row[0]))
+    if not ragged:
+        first, last = t[:1].detach(), t[-1:].detach()
+        edges = torch.cat([torch.minimum(first, last), problem.jumps, torch.maximum(first, last)])
+        caps = _caps(columns[0].detach(), edges, bool(last >= first))
+        return Stops(columns[0], caps, flags[0], every_row=True)
+    longest = max((len(column) for column in columns), default=0)
+    times = torch.stack(
+        [torch.cat([c, c[-1:].expand(longest - len(c))]) for c in columns]
+    ) if columns else t[:, :0]
+    later = torch.maximum(t[..., 0], t[..., -1]).detach().reshape(-1, 1)
+    caps = torch.nextafter(later, torch.full_like(later, -torch.inf)).expand_as(times)
+    return Stops(times, caps, torch.zeros_like(times, dtype=torch.bool), every_row=True)
+
+
+def _caps(stops: Tensor, edges: Tensor, forward: bool) -> Tensor:
+    following = torch.searchsorted(edges, stops, right=not forward)
+    later = edges[following.clamp(max=len(edges) - 1)]
+    return torch.nextafter(later, torch.full_like(later, -torch.inf))
+
+
+def landings(problem: Problem) -> Stops:
+    """Return the jumps and the end of the span, which is all that an adaptive step must hit."""
+    t = problem.t.reshape(-1, problem.t.shape[-1])
+    start, end = t[:, :1].detach(), t[:, -1:]
+    sign = torch.where(end.detach() >= start, 1.0, -1.0).to(t.dtype)
+    jumps = problem.jumps.expand(len(t), -1)
+    inside = ((jumps - start) * sign > 0) & ((end.detach() - jumps) * sign > 0)
+    times = torch.cat([torch.where(inside, jumps, end), end], dim=1)
+    order = torch.argsort((times * sign).detach(), dim=1, stable=True)
+    times = times.gather(1, order)
+    before = torch.cat([start, times[:, :-1].detach()], dim=1)
+    later = torch.where(sign > 0, times.detach(), before)
+    caps = torch.nextafter(later, torch.full_like(later, -torch.inf))
+    fresh = torch.ones_like(times, dtype=torch.bool)
+    if problem.t.dim() == 1:
+        times, caps, fresh = times[0], caps[0], fresh[0]
+    return Stops(times, caps, fresh, every_row=False)

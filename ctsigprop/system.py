@@ -1,0 +1,266 @@
+"""A system: named state variables whose derivatives are sums of terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from ctsigprop.errors import did_you_mean, unknown
+from ctsigprop.provenance import Recorded
+from ctsigprop.signals import Signal
+from ctsigprop.terms import Current, Moment, Neuron, Population, Source, State, Term, Variable
+
+__all__ = ["System"]
+
+History = Callable[[Tensor], State]
+
+
+class System(Recorded):
+    """Named variables whose derivatives are sums of terms.
+
+        tau_v dv/dt = f(v, sum of currents)        tau_w dw/dt = sum of plasticity(pre, post, w)
+
+    Parameters
+    ----------
+    *terms : Term
+        Neurons, sources and currents (synapses, inputs, learning signals), in any order.
+    time_unit : str, optional
+        Unit of time; by default that of the equations ("1" for dimensionless models).
+
+    Raises
+    ------
+    ValueError
+        Two things with one name; a current that reads or enters an unknown population or port;
+        sizes that do not fit; a source that nothing reads; two units of time.
+
+    Examples
+    --------
+    >>> import ctsigprop as ct
+    >>> system = ct.System(ct.fitzhugh_nagumo(I=0.5))
+    >>> {name: variable.shape for name, variable in system.variables.items()}
+    {'v': (1,), 'w': (1,)}
+    """
+
+    def __init__(self, *terms: Term, time_unit: str | None = None) -> None:
+        super().__init__()
+        for term in terms:
+            if not isinstance(term, Population | Current):
+                raise TypeError(
+                    f"a system is made of neurons, sources and currents; got {type(term).__name__}"
+                )
+        self.populations: dict[str, Population] = {}
+        for term in terms:
+            if isinstance(term, Population):
+                if term.name in self.populations:
+                    raise ValueError(f"two populations are named '{term.name}'")
+                self.populations[term.name] = term
+        self.neurons = nn.ModuleList([term for term in terms if isinstance(term, Neuron)])
+        self.sources = nn.ModuleList([term for term in terms if isinstance(term, Source)])
+        self.currents = nn.ModuleList([term for term in terms if isinstance(term, Current)])
+        if not self.neurons:
+            raise ValueError("a system needs at least one population of neurons")
+        self.time_unit = self._common_time_unit(time_unit)
+        for current in self._each_current():
+            self._connect(current)
+        self.variables = self._gather_variables()
+        read = {name for current in self._each_current() for name in current.reads()}
+        for source in self.sources:
+            if source.name not in read:
+                raise ValueError(f"nothing reads source '{source.name}'")
+        self._probed: set[Any] = set()
+
+    def forward(
+        self,
+        t: Tensor,
+        state: State,
+        *,
+        inputs: Mapping[str, Signal] | None = None,
+        history: History | None = None,
+    ) -> State:
+        """Return the derivative of every variable; those at rest may be left out.
+
+        Parameters
+        ----------
+        t : Tensor
+            Time, of shape ``()`` or ``batch``.
+        state : dict of str to Tensor
+            Each ``(*batch, *dims)``.
+        inputs : mapping of str to Signal, optional
+            Signals of sources by name.
+        history : callable, optional
+            ``history(t) -> state`` in the past, where synapses have delays.
+        """
+        moment = Moment(t, state, self.populations, inputs or {}, history)
+        net = self._net_currents(moment)
+        derivative = moment.derivative
+        for neuron in self._each_neuron():
+            derivative.update(neuron(t, state, net.get(neuron.name, {})))
+        for current in self._each_current():
+            if current.variables:
+                derivative.update(current.derivative(moment))
+        return derivative
+
+    def linear(
+        self,
+        t: Tensor,
+        state: State,
+        *,
+        inputs: Mapping[str, Signal] | None = None,
+        history: History | None = None,
+    ) -> State:
+        """Return a of dy/dt = a·y + rest for each variable that has it (exponential methods)."""
+        moment = Moment(t, state, self.populations, inputs or {}, history)
+        net = self._net_currents(moment)
+        rates: State = {}
+        for neuron in self._each_neuron():
+            rates.update(neuron.linear(t, state, net.get(neuron.name, {})))
+        for current in self._each_current():
+            if current.variables:
+                rates.update(current.linear(moment))
+        return rates
+
+    def initial_state(self, batch: Sequence[int] = (), dtype: torch.dtype = torch.float64) -> State:
+        """Return every variable at its initial value; shared ones have no batch axes.
+
+        Examples
+        --------
+        >>> import ctsigprop as ct
+        >>> ct.System(ct.fitzhugh_nagumo(size=2)).initial_state(batch=(3,))["v"].shape
+        torch.Size([3, 2])
+        """
+        device = next((p.device for p in self.parameters()), torch.device("cpu"))
+        state: State = {}
+        for name, variable in self.variables.items():
+            lead = () if variable.shared else tuple(batch)
+            value = torch.as_tensor(variable.initial, dtype=dtype, device=device)
+            state[name] = value.expand(*lead, *variable.shape).clone()
+        return state
+
+    def activity(self, state: State, name: str) -> Tensor:
+        """Return the activity of a population of neurons."""
+        if name not in self.populations or not isinstance(self.populations[name], Neuron):
+            names = [neuron.name for neuron in self._each_neuron()]
+            raise ValueError(unknown("population of neurons", name, names))
+        return self.populations[name].activity(state)  # type: ignore[operator,no-any-return]
+
+    def project(self, state: State) -> State:
+        """Return the state with hard constraints of synapses (signs, bounds, masks) applied."""
+        moved: State = {}
+        for current in self._each_current():
+            if current.variables:
+                moved.update(current.project(state))
+        return {**state, **moved} if moved else state
+
+    def jumps(
+        self, start: float, stop: float, inputs: Mapping[str, Signal] | None = None
+    ) -> list[float]:
+        """Return every known jump of any signal strictly between two times, sorted."""
+        bound = inputs or {}
+        signals = [bound.get(source.name, source.signal) for source in self.sources]
+        signals += [signal for current in self._each_current() for signal in current.signals()]
+        return sorted({x for s in signals if s is not None for x in s.jumps(start, stop)})
+
+    @property
+    def delay(self) -> float:
+        """The longest delay of any synapse."""
+        return max((current.delay for current in self._each_current()), default=0.0)
+
+    def learn(self, *names: str) -> Self:
+        """Switch on the gradient of parameters given as ``"term.parameter"``, or by name alone.
+
+        Examples
+        --------
+        >>> import ctsigprop as ct
+        >>> system = ct.System(ct.fitzhugh_nagumo()).learn("a")
+        >>> [name for name, p in system.named_parameters() if p.requires_grad]
+        ['neurons.0.a']
+        """
+        for name in names:
+            owner, _, parameter = name.rpartition(".")
+            terms = [t for t in self.terms() if parameter in t._specs and owner in ("", t.name)]
+            if not terms:
+                every = [f"{t.name}.{p}".lstrip(".") for t in self.terms() for p in t._specs]
+                raise ValueError(unknown("parameter", name, every))
+            for term in terms:
+                term.learn(parameter)
+        return self
+
+    def terms(self) -> list[Any]:
+        """Return every term, plasticity included, in the order of construction."""
+        return [module for module in self.modules() if isinstance(module, Term)]
+
+    def _each_neuron(self) -> Sequence[Neuron]:
+        return self.neurons  # type: ignore[return-value]
+
+    def _each_current(self) -> Sequence[Current]:
+        return self.currents  # type: ignore[return-value]
+
+    def _net_currents(self, moment: Moment) -> dict[str, dict[str, Tensor]]:
+        net: dict[str, dict[str, Tensor]] = {}
+        for current in self._each_current():
+            ports = net.setdefault(current.post, {})
+            value = current(moment)
+            ports[current.port] = ports[current.port] + value if current.port in ports else value
+        return net
+
+    def _connect(self, current: Current) -> None:
+        named = {neuron.name: neuron for neuron in self._each_neuron()}
+        if current.post not in named:
+            raise ValueError(
+                f"{current.name}: {unknown('postsynaptic population', current.post, named)}"
+            )
+        for name in current.reads():
+            if name not in self.populations:
+                raise ValueError(f"{current.name}: {unknown('population', name, self.populations)}")
+        ports = named[current.post].ports
+        if not current.port and ports:
+            current.port = next(iter(ports))
+        if current.port not in ports:
+            raise ValueError(f"{current.name}: {unknown('port', current.port, ports)}")
+        current.connect(self.populations)
+
+    def _gather_variables(self) -> dict[str, Variable]:
+        variables: dict[str, Variable] = {}
+        sizes: dict[str, int] = {}
+        names: set[str] = set()
+        for term in [*self._each_neuron(), *self._each_current()]:
+            if isinstance(term, Current):
+                if term.name in names:
+                    raise ValueError(f"two currents are named '{term.name}'; give one a name=")
+                names.add(term.name)
+            for variable in term.variables:
+                if variable.name in variables:
+                    raise ValueError(f"two variables are named '{variable.name}'")
+                for dim, size in variable.dims.items():
+                    if sizes.setdefault(dim, size) != size:
+                        raise ValueError(
+                            f"dim '{dim}' has size {size} in '{variable.name}', "
+                            f"and {sizes[dim]} elsewhere"
+                        )
+                variables[variable.name] = variable
+        return variables
+
+    def _common_time_unit(self, given: str | None) -> str:
+        units = {
+            neuron.name or type(neuron).__name__: getattr(neuron, "time_unit", None)
+            for neuron in self._each_neuron()
+        }
+        known = {unit for unit in units.values() if unit is not None}
+        if given is not None:
+            known.add(given)
+        if len(known) > 1:
+            raise ValueError(f"the terms have different units of time: {units}, given {given}")
+        return known.pop() if known else "1"
+
+    def check_state(self, names: Mapping[str, Any]) -> None:
+        """Refuse a state with a name that is no variable of this system."""
+        for name in names:
+            if name not in self.variables:
+                known = list(self.variables)
+                raise ValueError(
+                    f"the state has no variable '{name}'{did_you_mean(name, known)}; "
+                    f"variables: {', '.join(known)}"
+                )

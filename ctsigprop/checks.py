@@ -44,7 +44,7 @@ def check_inputs(
     system: System, inputs: Mapping[str, Signal | Tensor | float] | None
 ) -> dict[str, Signal]:
     """Return the signals of sources by name; refuse unknown names and wrong channels."""
-    sources = {str(source.name): source for source in system.sources}
+    sources = {source.name: source for source in system.sources}
     signals: dict[str, Signal] = {}
     for name, given in (inputs or {}).items():
         if name not in sources:
@@ -166,7 +166,7 @@ def _batch(
     if times.dim() > 1:
         found.setdefault(tuple(times.shape[:-1]), "t")
     for source in system.sources:
-        signal = signals.get(str(source.name), source.signal)
+        signal = signals.get(source.name, source.signal)
         if signal is not None and signal.size:
             with torch.no_grad():
                 value = signal(times.reshape(-1)[0])

@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 import inspect
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,10 @@ class Recorded(nn.Module):
     """A module that remembers the arguments that it was built with."""
 
     arguments: dict[str, Any]
+
+    if TYPE_CHECKING:  # parameters and buffers are registered by name
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Keep the constructor's arguments."""

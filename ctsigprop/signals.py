@@ -115,7 +115,7 @@ class Held(Signal):
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         # times stay float64: a float32 clock moves the jumps
         times = self.times
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.times = times.to(self.values.device)
         return self
 

@@ -180,11 +180,11 @@ class Solution:
             signal = self.inputs.get(source.name, source.signal)
             if signal is None:
                 continue
-            name = str(source.name)
+            name = source.name
             with torch.no_grad():
                 values = torch.stack([signal(t) for t in self.t[:n].detach()])
             if not signal.size:
-                values = values.unsqueeze(-1).expand(*values.shape, int(source.size))
+                values = values.unsqueeze(-1).expand(*values.shape, source.size)
             lead = _batch_dims(tuple(values.shape[1:-1]))
             dims = (rows, *lead, f"{name}_channel")
             array = values.cpu().numpy()
@@ -193,7 +193,7 @@ class Solution:
                 for dim, size in zip(dims[1:], array.shape[1:], strict=True)
             }
             signals[name] = xr.DataArray(
-                array, dims=dims, coords=coords, attrs={"units": str(source.unit)}
+                array, dims=dims, coords=coords, attrs={"units": source.unit}
             )
         return signals
 
@@ -245,8 +245,8 @@ def provenance(run: Solution) -> tuple[dict[str, Any], dict[str, Tensor]]:
         recipe["opaque"].append(f"{name}: functions cannot be described as data")
     recipe["learned"] = [
         [i, name]
-        for i, term in enumerate(run.system.terms())
-        for name in term._specs
+        for i, term in enumerate(run.system.every_term())
+        for name in term.specs
         if any(p.requires_grad for n, p in term.named_parameters(recurse=True) if name in n)
     ]
     for key, value in run.system.state_dict().items():

@@ -130,7 +130,7 @@ def solve(
         started = time.perf_counter()
 
         def field(at: Tensor, y: State) -> State:
-            return system(at, y, inputs=signals, history=history)
+            return system.forward(at, y, inputs=signals, history=history)
 
         probe(system, field, times, state, layout, signals)
         problem = Problem(
@@ -141,6 +141,7 @@ def solve(
             t=times,
             jumps=_jumps(system, times, signals),
             system=system,
+            inputs=signals,
             recorder=recorder,
             events=watched,
             accepted=_on_step(times, progress, history),
@@ -227,7 +228,7 @@ def rerun(tree: DataTree, system: System | None = None) -> Solution:
     }
     again: System = build(recipe["system"], arrays) if system is None else system
     if system is None:
-        terms = again.terms()
+        terms = again.every_term()
         for i, name in recipe["learned"]:
             terms[i].learn(name)
         again.load_state_dict(

@@ -57,16 +57,17 @@ class System(Recorded):
                 if term.name in self.populations:
                     raise ValueError(f"two populations are named '{term.name}'")
                 self.populations[term.name] = term
-        self.neurons = nn.ModuleList([term for term in terms if isinstance(term, Neuron)])
-        self.sources = nn.ModuleList([term for term in terms if isinstance(term, Source)])
-        self.currents = nn.ModuleList([term for term in terms if isinstance(term, Current)])
+        self.terms = nn.ModuleList(terms)
+        self.neurons = tuple(term for term in terms if isinstance(term, Neuron))
+        self.sources = tuple(term for term in terms if isinstance(term, Source))
+        self.currents = tuple(term for term in terms if isinstance(term, Current))
         if not self.neurons:
             raise ValueError("a system needs at least one population of neurons")
         self.time_unit = self._common_time_unit(time_unit)
-        for current in self._each_current():
+        for current in self.currents:
             self._connect(current)
         self.variables = self._gather_variables()
-        read = {name for current in self._each_current() for name in current.reads()}
+        read = {name for current in self.currents for name in current.reads()}
         for source in self.sources:
             if source.name not in read:
                 raise ValueError(f"nothing reads source '{source.name}'")
@@ -96,9 +97,9 @@ class System(Recorded):
         moment = Moment(t, state, self.populations, inputs or {}, history)
         net = self._net_currents(moment)
         derivative = moment.derivative
-        for neuron in self._each_neuron():
+        for neuron in self.neurons:
             derivative.update(neuron(t, state, net.get(neuron.name, {})))
-        for current in self._each_current():
+        for current in self.currents:
             if current.variables:
                 derivative.update(current.derivative(moment))
         return derivative
@@ -115,9 +116,9 @@ class System(Recorded):
         moment = Moment(t, state, self.populations, inputs or {}, history)
         net = self._net_currents(moment)
         rates: State = {}
-        for neuron in self._each_neuron():
+        for neuron in self.neurons:
             rates.update(neuron.linear(t, state, net.get(neuron.name, {})))
-        for current in self._each_current():
+        for current in self.currents:
             if current.variables:
                 rates.update(current.linear(moment))
         return rates
@@ -141,15 +142,16 @@ class System(Recorded):
 
     def activity(self, state: State, name: str) -> Tensor:
         """Return the activity of a population of neurons."""
-        if name not in self.populations or not isinstance(self.populations[name], Neuron):
-            names = [neuron.name for neuron in self._each_neuron()]
+        population = self.populations.get(name)
+        if not isinstance(population, Neuron):
+            names = [neuron.name for neuron in self.neurons]
             raise ValueError(unknown("population of neurons", name, names))
-        return self.populations[name].activity(state)  # type: ignore[operator,no-any-return]
+        return population.activity(state)
 
     def project(self, state: State) -> State:
         """Return the state with hard constraints of synapses (signs, bounds, masks) applied."""
         moved: State = {}
-        for current in self._each_current():
+        for current in self.currents:
             if current.variables:
                 moved.update(current.project(state))
         return {**state, **moved} if moved else state
@@ -159,14 +161,22 @@ class System(Recorded):
     ) -> list[float]:
         """Return every known jump of any signal strictly between two times, sorted."""
         bound = inputs or {}
-        signals = [bound.get(source.name, source.signal) for source in self.sources]
-        signals += [signal for current in self._each_current() for signal in current.signals()]
-        return sorted({x for s in signals if s is not None for x in s.jumps(start, stop)})
+        found = {x for c in self.currents for s in c.signals() for x in s.jumps(start, stop)}
+        for source in self.sources:
+            signal = bound.get(source.name, source.signal)
+            if signal is not None:
+                for delay in self._delays_of(source.name):
+                    late = signal.jumps(start - delay, stop - delay)
+                    found.update(x + delay for x in late if start < x + delay < stop)
+        return sorted(found)
+
+    def _delays_of(self, source: str) -> set[float]:
+        return {current.delay for current in self.currents if source in current.reads()} | {0.0}
 
     @property
     def delay(self) -> float:
         """The longest delay of any synapse."""
-        return max((current.delay for current in self._each_current()), default=0.0)
+        return max((current.delay for current in self.currents), default=0.0)
 
     def learn(self, *names: str) -> Self:
         """Switch on the gradient of parameters given as ``"term.parameter"``, or by name alone.
@@ -176,38 +186,36 @@ class System(Recorded):
         >>> import ctsigprop as ct
         >>> system = ct.System(ct.fitzhugh_nagumo()).learn("a")
         >>> [name for name, p in system.named_parameters() if p.requires_grad]
-        ['neurons.0.a']
+        ['terms.0.a']
         """
         for name in names:
             owner, _, parameter = name.rpartition(".")
-            terms = [t for t in self.terms() if parameter in t._specs and owner in ("", t.name)]
+            terms = [
+                t
+                for t in self.every_term()
+                if parameter in t.specs and owner in ("", getattr(t, "name", ""))
+            ]
             if not terms:
-                every = [f"{t.name}.{p}".lstrip(".") for t in self.terms() for p in t._specs]
+                every = [p for t in self.every_term() for p in t.specs]
                 raise ValueError(unknown("parameter", name, every))
             for term in terms:
                 term.learn(parameter)
         return self
 
-    def terms(self) -> list[Any]:
+    def every_term(self) -> list[Term]:
         """Return every term, plasticity included, in the order of construction."""
         return [module for module in self.modules() if isinstance(module, Term)]
 
-    def _each_neuron(self) -> Sequence[Neuron]:
-        return self.neurons  # type: ignore[return-value]
-
-    def _each_current(self) -> Sequence[Current]:
-        return self.currents  # type: ignore[return-value]
-
     def _net_currents(self, moment: Moment) -> dict[str, dict[str, Tensor]]:
         net: dict[str, dict[str, Tensor]] = {}
-        for current in self._each_current():
+        for current in self.currents:
             ports = net.setdefault(current.post, {})
             value = current(moment)
             ports[current.port] = ports[current.port] + value if current.port in ports else value
         return net
 
     def _connect(self, current: Current) -> None:
-        named = {neuron.name: neuron for neuron in self._each_neuron()}
+        named = {neuron.name: neuron for neuron in self.neurons}
         if current.post not in named:
             raise ValueError(
                 f"{current.name}: {unknown('postsynaptic population', current.post, named)}"
@@ -226,7 +234,7 @@ class System(Recorded):
         variables: dict[str, Variable] = {}
         sizes: dict[str, int] = {}
         names: set[str] = set()
-        for term in [*self._each_neuron(), *self._each_current()]:
+        for term in [*self.neurons, *self.currents]:
             if isinstance(term, Current):
                 if term.name in names:
                     raise ValueError(f"two currents are named '{term.name}'; give one a name=")
@@ -246,7 +254,7 @@ class System(Recorded):
     def _common_time_unit(self, given: str | None) -> str:
         units = {
             neuron.name or type(neuron).__name__: getattr(neuron, "time_unit", None)
-            for neuron in self._each_neuron()
+            for neuron in self.neurons
         }
         known = {unit for unit in units.values() if unit is not None}
         if given is not None:

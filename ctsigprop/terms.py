@@ -148,7 +148,7 @@ class Term(Recorded, abc.ABC):
     def __init__(self) -> None:
         super().__init__()
         self.units: dict[str, str | None] = {}
-        self._specs: dict[str, Parameter] = {}
+        self.specs: dict[str, Parameter] = {}
 
     def add_parameters(
         self, values: Mapping[str, Parameter | Tensor | float], size: int | None = None
@@ -175,16 +175,16 @@ class Term(Recorded, abc.ABC):
                 parse_unit(str(spec.unit), of=name)
             self.register_parameter(name, nn.Parameter(value, requires_grad=False))
             self.units[name] = spec.unit
-            self._specs[name] = spec
+            self.specs[name] = spec
             if spec.learn:
                 self.learn(name)
 
     def learn(self, *names: str) -> Self:
         """Switch on the gradient of the named parameters; bounded ones move inside their bounds."""
         for name in names:
-            if name not in self._specs:
-                raise ValueError(unknown("parameter", name, self._specs))
-            spec = self._specs[name]
+            if name not in self.specs:
+                raise ValueError(unknown("parameter", name, self.specs))
+            spec = self.specs[name]
             bounded = spec.lower is not None or spec.upper is not None
             if bounded and not parametrize.is_parametrized(self, name):
                 value = getattr(self, name)
@@ -329,7 +329,7 @@ class Moment:
             if isinstance(population, Source):
                 self._activity[key] = self._value(population, self.t - delay)
             elif delay == 0.0:
-                self._activity[key] = population.activity(self.state)  # type: ignore[operator]
+                self._activity[key] = self._neuron(name).activity(self.state)
             elif self._history is None:
                 raise ValueError(
                     f"the delay of {delay} on '{name}' needs the past: "
@@ -337,7 +337,7 @@ class Moment:
                 )
             else:
                 past = self._history(self.t - delay)
-                self._activity[key] = population.activity(past)  # type: ignore[operator]
+                self._activity[key] = self._neuron(name).activity(past)
         return self._activity[key]
 
     def rate(self, name: str) -> Tensor:
@@ -345,7 +345,13 @@ class Moment:
         population = self._populations[name]
         if isinstance(population, Source):
             return torch.zeros_like(self.activity(name))
-        return population.activity_rate(self.state, self.derivative)  # type: ignore[operator,no-any-return]
+        return self._neuron(name).activity_rate(self.state, self.derivative)
+
+    def _neuron(self, name: str) -> Neuron:
+        population = self._populations[name]
+        if not isinstance(population, Neuron):
+            raise TypeError(f"'{name}' is no population of neurons")
+        return population
 
     def _value(self, source: Source, t: Tensor) -> Tensor:
         signal = self._inputs.get(source.name, source.signal)
@@ -454,9 +460,7 @@ class Plasticity(Term):
     modulator: str | Signal | None
     gate: Signal | None
 
-    def __init__(
-        self, modulator: str | Signal | None = None, gate: Signal | None = None
-    ) -> None:
+    def __init__(self, modulator: str | Signal | None = None, gate: Signal | None = None) -> None:
         super().__init__()
         self.modulator, self.gate = modulator, gate
 

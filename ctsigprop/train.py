@@ -48,14 +48,38 @@ class Training:
     status: Literal["complete", "interrupted"] = "complete"
     seconds: float = 0.0
 
-    def to_xarray(self, title: str = "ctsigprop training") -> DataTree:
-        """Return /learning (accuracies by epoch), /weights (initial, final) and /responses."""
+    def to_xarray(
+        self, title: str = "ctsigprop training", control: Training | None = None
+    ) -> DataTree:
+        """Return the run as a labelled tree, with the accuracies of a control beside it.
+
+        Groups: /learning (accuracies by epoch), /weights (initial and final), /responses (outputs
+        on the test set), and /control (as /learning) where a control is given.
+        """
+        import xarray as xr
+
+        groups = {
+            "/learning": self._accuracies(),
+            "/weights": self._weights(),
+            "/responses": self._responses(),
+        }
+        if control is not None:
+            groups["/control"] = control._accuracies()
+        tree = xr.DataTree.from_dict(groups)
+        tree.attrs = root_attributes(title) | {
+            "status": self.status,
+            "task": self.task.name,
+            "seconds": self.seconds,
+            "settings": self.settings,
+        }
+        return tree
+
+    def _accuracies(self) -> Dataset:
         import numpy as np
         import xarray as xr
 
-        one = {"units": "1"}
-        epochs = ("epoch", np.arange(1, len(self.test_accuracy) + 1), one)
-        learning = xr.Dataset(
+        epochs = ("epoch", np.arange(1, len(self.test_accuracy) + 1), {"units": "1"})
+        return xr.Dataset(
             {
                 "train_accuracy": (
                     "epoch",
@@ -70,16 +94,6 @@ class Training:
             },
             coords={"epoch": epochs},
         )
-        tree = xr.DataTree.from_dict(
-            {"/learning": learning, "/weights": self._weights(), "/responses": self._responses()}
-        )
-        tree.attrs = root_attributes(title) | {
-            "status": self.status,
-            "task": self.task.name,
-            "seconds": self.seconds,
-            "settings": self.settings,
-        }
-        return tree
 
     def _weights(self) -> Dataset:
         import numpy as np
@@ -197,7 +211,7 @@ def train(
                 0.5 * (1 + math.cos(math.pi * epoch / epochs)) if decay == "cosine" else 1.0
             )
             right = 0
-            for chosen in torch.randperm(len(x), generator=generator).split(batch):
+            for chosen in torch.split(torch.randperm(len(x), generator=generator), batch):
                 shown = x[chosen]
                 if noise:
                     shown = shown + noise * torch.randn(shown.shape, generator=generator)
@@ -232,7 +246,7 @@ def accuracy(learner: Sigprop, part: Dataset) -> float:
 
 
 def _in_batches(learner: Sigprop, x: Tensor) -> Tensor:
-    return torch.cat([learner.respond(part) for part in x.split(1000)])
+    return torch.cat([learner.respond(part) for part in torch.split(x, 1000)])
 
 
 def _keep(run: Training, folder: Path, epoch: int, generator: torch.Generator) -> None:

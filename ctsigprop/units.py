@@ -111,7 +111,7 @@ def parse_unit(text: str, of: str = "") -> Unit:
     --------
     >>> parse_unit("volt").symbol, parse_unit("mS/cm**2").symbol
     ('V', 'mS/cm^2')
-    >>> parse_unit("mw", of="v")
+    >>> parse_unit("mw", of="v")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ctsigprop.errors.UnitError: unknown unit 'mw' for v (did you mean 'mV'?); ...
     """

@@ -193,8 +193,17 @@ def test_inherited_coordinates_and_names(path: Path) -> None:
     store.save(part, path, overwrite=True)  # what a part inherits goes with it
     back = store.open(path)
     assert back.name == "simulation"
-    assert list(back.to_dataset(inherit=False).variables) == ["time", "x"]
+    assert set(back.to_dataset(inherit=False).variables) == {"time", "x"}
     assert back["deep"].y.time.values.tolist() == [0.0, 1.0]
+
+
+def test_order_is_kept(path: Path) -> None:
+    names = ["z", "a", "m", "b"]
+    groups = {f"/{group}": xr.Dataset(dict.fromkeys(names, 1.0)) for group in names}
+    store.save(xr.DataTree.from_dict(groups), path)
+    back = store.open(path)
+    assert list(back.children) == names
+    assert [list(back[group].data_vars) for group in names] == [names] * 4
 
 
 def test_open_without_verifying_is_lazy(path: Path) -> None:
@@ -390,13 +399,18 @@ def test_an_interrupted_save_leaves_what_was_there(
     store.save(a_run(), path)
     other = xr.DataTree(xr.Dataset(attrs={"title": "other"}))
 
-    def interrupt(*_: Any) -> None:
+    def interrupt(*_: Any) -> Any:
         raise KeyboardInterrupt
+
+    replace = Path.replace
+
+    def interrupt_last(new: Path, target: Path) -> Path:  # Zarr renames each of its files too
+        return interrupt() if new.parent == path.parent else replace(new, target)
 
     if moment == "while flushing":
         monkeypatch.setattr(os, "fsync", interrupt)
     else:
-        monkeypatch.setattr(Path, "replace", interrupt)
+        monkeypatch.setattr(Path, "replace", interrupt_last)
     with pytest.raises(KeyboardInterrupt):
         store.save(other, path, overwrite=True)
     with pytest.raises(KeyboardInterrupt):
@@ -406,7 +420,7 @@ def test_an_interrupted_save_leaves_what_was_there(
 
 
 def test_missing_store() -> None:
-    with pytest.raises(FileNotFoundError, match="no such store: 'nowhere.nc'"):
+    with pytest.raises(FileNotFoundError, match=r"no such store: 'nowhere.nc'"):
         store.open("nowhere.nc")
 
 
@@ -423,8 +437,8 @@ def test_truncated_file(cut: int, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(CorruptStoreError, match=r"results.nc is truncated or corrupt.*; restore"):
         store.open(path)
-    with pytest.raises(CorruptStoreError, match="truncated or corrupt"):
-        path.write_bytes(path.read_bytes()[: -len(path.read_bytes()) // 2])
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(CorruptStoreError, match=r"truncated or corrupt \(.*HDF error"):
         store.open(path, verify=False)
 
 
@@ -445,7 +459,7 @@ def test_one_flipped_bit_in_a_store(tmp_path: Path) -> None:
     path = store.save(run, tmp_path / "run.zarr")
     files = sorted(file for file in path.rglob("*") if file.is_file())
     rng = np.random.default_rng(2)
-    caught = 0
+    caught = []
     for number in range(60):
         file = files[number % len(files)]
         good = file.read_bytes()
@@ -455,10 +469,10 @@ def test_one_flipped_bit_in_a_store(tmp_path: Path) -> None:
         try:
             assert store.open(path).identical(run)  # of no consequence, as a space
         except CorruptStoreError as error:
-            caught += 1
-            assert "run.zarr" in str(error)
+            caught.append(str(error))
         file.write_bytes(good)
-    assert caught > 50
+    assert len(caught) > 50
+    assert all("run.zarr" in message for message in caught)
     assert store.open(path).identical(run)
 
 
@@ -678,7 +692,7 @@ def test_malicious_checkpoint_is_not_executed(how: str, tmp_path: Path) -> None:
     else:
         np.savez(path, np.array([Evil(proof)], dtype=object))
     seal(path)  # a checksum is no proof of good intent
-    with pytest.raises(CorruptStoreError, match="refusing to load step_5.npz"):
+    with pytest.raises(CorruptStoreError, match=r"refusing to load step_5.npz"):
         store.load_checkpoint(tmp_path)
     assert not proof.exists()
 
@@ -691,7 +705,7 @@ def test_no_checkpoint(tmp_path: Path) -> None:
 
 def test_a_later_step_of_another_run_is_not_mixed_in(tmp_path: Path) -> None:
     store.save_checkpoint(tmp_path, 100, {}, {})
-    with pytest.raises(StoreExistsError, match="later checkpoint step_100.npz"):
+    with pytest.raises(StoreExistsError, match=r"later checkpoint step_100.npz"):
         store.save_checkpoint(tmp_path, 1, {}, {})
     store.save_checkpoint(tmp_path, 100, {}, {"again": True})
     assert store.load_checkpoint(tmp_path).state == {"again": True}

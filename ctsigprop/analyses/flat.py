@@ -142,11 +142,12 @@ class FlatField:
 
     def jacobian(self, y: Tensor) -> Tensor:
         """Return the exact ∂f_i/∂y_j at many points at once, ``(..., n, n)``."""
-        columns = [
-            torch.func.jvp(self, (y,), (direction.expand_as(y),))[1]
+        _, pull = torch.func.vjp(self, y)
+        rows = [
+            pull(direction.expand_as(y))[0]
             for direction in torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
         ]
-        return torch.stack(columns, dim=-1).detach()
+        return torch.stack(rows, dim=-2).detach()
 
     def state(self, y: Tensor) -> State:
         """Return the whole state, free and held, each ``(..., *dims)``."""
@@ -157,12 +158,22 @@ class FlatField:
             for name, part in self._slices.items()
         }
 
+    def select(self, state: Mapping[str, Tensor]) -> Tensor:
+        """Return y of whole states, ``(..., n)``."""
+        parts = []
+        for name in self._slices:
+            rank = len(self._variables[name].shape)
+            value = state[name]
+            lead = value.shape[: value.dim() - rank]
+            parts.append(value.reshape(*lead, math.prod(self._variables[name].shape)))
+        return torch.cat(parts, dim=-1)[..., self._index]
+
     def vector(self, state: Mapping[str, Tensor | float]) -> Tensor:
-        """Return y of one state; variables left out have their initial values."""
+        """Return y of one state, ``(n,)``; variables left out have their initial values."""
         full, batch, _ = check_state_and_times(self.system, state, [0.0], self.inputs)
         if batch:
             raise ValueError(f"one state is needed; got a batch {batch}")
-        return torch.cat([full[name].reshape(-1) for name in self._slices])[self._index]
+        return self.select(full)
 
     def to_xarray(self, y: Tensor, dim: str) -> Dataset:
         """Return the states of points ``(k, n)`` with their dims, labels and units along `dim`."""
@@ -179,16 +190,14 @@ class FlatField:
     def _rate(self, y: Tensor) -> Tensor:
         state = self.state(y)
         derivative = self.system(self.t, state, inputs=self.inputs)
-        parts = []
-        for name, value in state.items():
-            rate = derivative.get(name, torch.zeros_like(value))
-            if rate.shape != value.shape:
+        for name, rate in derivative.items():
+            if rate.shape != state[name].shape:
                 raise ValueError(
                     f"the dynamics returned shape {tuple(rate.shape)} for '{name}', "
-                    f"the state has shape {tuple(value.shape)}"
+                    f"the state has shape {tuple(state[name].shape)}"
                 )
-            parts.append(rate.reshape(*y.shape[:-1], -1))
-        return torch.cat(parts, dim=-1)[..., self._index]
+        at_rest = {name: torch.zeros_like(value) for name, value in state.items()}
+        return self.select(at_rest | derivative)
 
     def _find(self, name: str) -> int:
         if name in self._every:

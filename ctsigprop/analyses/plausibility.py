@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ctsigprop.checks import check_inputs
 from ctsigprop.errors import unknown
 from ctsigprop.learning.sigprop import Sigprop
 from ctsigprop.models.plasticity import TextPlasticity
 from ctsigprop.models.synapses import Synapse
-from ctsigprop.signals import Signal, as_signal
+from ctsigprop.signals import Signal
 from ctsigprop.solution import root_attributes
 from ctsigprop.solve import solve
 from ctsigprop.system import System
@@ -105,7 +107,7 @@ def locality(
     import xarray as xr
 
     synapse = _plastic(system, weight)
-    rules: Sequence[Plasticity] = list(synapse.plasticity)  # type: ignore[arg-type]
+    rules = list(synapse.plasticity)
     moment = _generic(system, t, seed) if state is None else _at(system, state, t, inputs or {})
     probes = _probes(system.variables[weight].shape, seed)
     sensitivity = np.zeros((len(rules), len(ARGUMENTS)))
@@ -164,22 +166,11 @@ def descent(learner: Sigprop, x: Tensor, labels: Tensor) -> State:
     >>> sorted(descent(learner, torch.rand(5, 4), torch.tensor([0, 1, 0, 1, 1])))
     ['W_h1_one', 'W_h1_x', 'W_y_h1', 'W_y_one']
     """
-    weights = {k: w.detach().clone().requires_grad_() for k, w in learner.weights.items()}
+    weights = _leaves({s.name: learner.weights[s.name] for s in learner.synapses})
+    context = torch.nn.functional.one_hot(labels, learner.classes).to(x.dtype)
     with torch.enable_grad():
-        start = {
-            variable.name: x.new_zeros(x.shape[0], *variable.shape)
-            for neuron in learner.network.neurons
-            for variable in neuron.variables  # type: ignore[union-attr]
-        }
-        context = torch.nn.functional.one_hot(labels, learner.classes).to(x.dtype)
-        free = solve(
-            learner.network,
-            {**start, **weights},
-            [0.0, learner.onset],
-            solver=learner.solver,
-            inputs={"x": x, "c": context},
-        )
-        outputs = learner.network.activity(free.final, "y")
+        free = _free(learner, _at_rest(learner) | weights, x, context)
+        outputs = learner.network.activity(free, "y")
         loss = (outputs - context).square().sum(-1).mean() / 2
         gradients = torch.autograd.grad(loss, list(weights.values()))
     return {name: -gradient for name, gradient in zip(weights, gradients, strict=True)}
@@ -201,7 +192,8 @@ def alignment(
     labels : Tensor
         Integers, ``(batch,)``.
     update : mapping of str to Tensor, optional
-        The change of every weight that learns; by default that of one presentation of the batch.
+        The change of every weight that learns; by default that of one presentation of the batch,
+        traces at rest before it, and what they still hold after it captured in a free interval.
 
     Returns
     -------
@@ -224,12 +216,13 @@ def alignment(
     import xarray as xr
 
     change = _presented(learner, x, labels) if update is None else dict(update)
-    if set(change) != set(learner.weights):
-        raise ValueError(
-            f"update must have the weights that learn, {sorted(learner.weights)}; "
-            f"got {sorted(change)}"
-        )
     reference = descent(learner, x, labels)
+    for name in {**change, **reference}:
+        if name not in change or name not in reference:
+            raise ValueError(
+                f"update must have the weights that learn, {', '.join(reference)}; "
+                f"got {', '.join(change)}"
+            )
     layers: dict[str, list[str]] = {}
     for synapse in learner.synapses:
         layers.setdefault(synapse.post, []).append(synapse.name)
@@ -328,9 +321,7 @@ def _at(
     inputs: Mapping[str, Signal | Tensor | float],
 ) -> _Cut:
     system.check_state(state)
-    for name in inputs:
-        if name not in system.populations:
-            raise ValueError(unknown("source", name, [str(s.name) for s in system.sources]))
+    signals = check_inputs(system, inputs)
     whole = system.initial_state() | dict(state)
     for name, variable in system.variables.items():
         if tuple(whole[name].shape) != variable.shape:
@@ -338,7 +329,6 @@ def _at(
                 f"'{name}' must have shape {variable.shape}, one sample; "
                 f"got {tuple(whole[name].shape)}"
             )
-    signals = {name: as_signal(value) for name, value in inputs.items()}
     at = torch.tensor(t, dtype=torch.float64)
     with torch.no_grad():
         moment = Moment(at, whole, system.populations, signals)
@@ -350,11 +340,9 @@ def _at(
 
 def _probes(shape: tuple[int, ...], seed: int) -> list[tuple[int, int]]:
     post, pre = shape
-    chosen = range(post * pre)
-    if post * pre > PROBES:
-        generator = torch.Generator().manual_seed(seed)
-        chosen = torch.randperm(post * pre, generator=generator)[:PROBES].tolist()
-    return [divmod(index, pre) for index in chosen]
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(post * pre, generator=generator)[:PROBES]
+    return [divmod(index, pre) for index in chosen.tolist()]
 
 
 def _sensitivity(
@@ -366,36 +354,138 @@ def _sensitivity(
         extra = _leaves({"modulator": local.modulator()})
         local.modulator = lambda: extra["modulator"]
     change = rule(local)["w"]
-    arguments = list(_arguments(synapse, moment, extra))
     found = dict.fromkeys(ARGUMENTS, 0.0)
-    if not change.requires_grad:  # a rule that reads nothing at all
+    if not change.requires_grad:  # a rule that reads nothing
         return found
+    arguments = list(_arguments(synapse, moment, extra))
+    leaves = [leaf for leaf, _, _ in arguments]
     for i, j in probes:
-        gradients = torch.autograd.grad(
-            change[i, j], [leaf for leaf, _, _ in arguments], retain_graph=True, allow_unused=True
-        )
-        for gradient, (_, axes, names) in zip(gradients, arguments, strict=True):
+        gradients = torch.autograd.grad(change[i, j], leaves, retain_graph=True, allow_unused=True)
+        for gradient, (_, sides, names) in zip(gradients, arguments, strict=True):
             if gradient is None:
                 continue
-            for name, where in zip(names, _where(gradient, axes, i, j), strict=True):
-                largest = float(gradient.abs().where(where, 0.0).max())
-                found[name] = max(found[name], largest) if largest == largest else largest
+            for name, where in zip(names, _masks(gradient, sides, i, j), strict=True):
+                largest = torch.where(where, gradient.abs(), 0.0).max()
+                found[name] = float(torch.maximum(torch.tensor(found[name]), largest))
     return found
 
 
-def _arguments(
-    synapse: Synapse, moment: _Cut, extra: State
-) -> Iterator[tuple[Tensor, tuple[str, ...], tuple[str, ...]]]:
-    """Give each leaf, the side of each of its axes, and what its entries are to synapse (i, j)."""
-    sides = {synapse.post: "post", synapse.pre: "pre"}
-    if synapse.post == synapse.pre:
-        sides = {synapse.post: "both"}
+Argument = tuple[Tensor, tuple[str, ...], tuple[str, str, str]]
+
+
+def _arguments(synapse: Synapse, moment: _Cut, extra: State) -> Iterator[Argument]:
+    """Give each leaf, the side that each of its axes is on, and its names.
+
+    The names are those of the entries of the synapse itself, of other synapses of its neuron, and
+    of other neurons.
+    """
     for suffix, values in (("", moment.activities), ("_rate", moment.rates)):
+        pre, post = f"pre{suffix}", f"post{suffix}"
         for name, leaf in values.items():
-            pre, post = f"pre{suffix}", f"post{suffix}"
-            yield {
-                "post": (leaf, ("post",), (post, "other_post")),
-                "pre": (leaf, ("pre",), (pre, "other_pre")),
-                "both": (leaf, ("both",), (post, pre, "other_post")),
-                "": (leaf, ("",), ("elsewhere",)),
-            }[sides.get(name, "")]
+            if name == synapse.post == synapse.pre:
+                yield leaf, ("both",), (post, pre, "other_post")
+            elif name == synapse.post:
+                yield leaf, ("post",), (post, "other_pre", "other_post")
+            elif name == synapse.pre:
+                yield leaf, ("pre",), (pre, "other_pre", "other_post")
+            else:
+                yield leaf, (), ("elsewhere",) * 3
+    weight, *others = synapse.variables
+    sides = dict(zip(weight.dims, ("post", "pre"), strict=True))
+    own = {weight.name: "weight"} | {variable.name: "trace" for variable in others}
+    if synapse.filter is not None:
+        own[f"z_{synapse.name}"] = "pre"
+    for variable in synapse.variables:
+        along = tuple(sides.get(dim, "") for dim in variable.dims)
+        beside = (
+            ("other_weight", "layer_weight")
+            if {"post", "pre"} <= {*along}
+            else ("other_pre", "other_post")
+        )
+        yield moment.state[variable.name], along, (own[variable.name], *beside)
+    for name, leaf in moment.state.items():
+        if name not in own:
+            yield leaf, (), ("elsewhere",) * 3
+    for leaf in extra.values():
+        yield leaf, (), ("modulator",) * 3
+
+
+def _masks(like: Tensor, sides: tuple[str, ...], i: int, j: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Say which entries are at synapse (i, j), at its neuron only, and at other neurons."""
+    same_post = same_pre = torch.ones_like(like, dtype=torch.bool)
+    for axis, side in enumerate(sides):
+        places = torch.arange(like.shape[axis]).reshape(-1, *[1] * (like.dim() - axis - 1))
+        if side == "post":
+            same_post = same_post & (places == i)
+        elif side == "pre":
+            same_pre = same_pre & (places == j)
+        elif side == "both":
+            return places == i, places == j, (places != i) & (places != j)
+    return same_post & same_pre, same_post & ~same_pre, ~same_post
+
+
+def _rate_unit(system: System, weight: str) -> str:
+    from ctsigprop.units import divide_units
+
+    return divide_units(system.variables[weight].unit, system.time_unit)
+
+
+def _label(rule: Plasticity) -> str:
+    return rule.text.split("\n")[0] if isinstance(rule, TextPlasticity) else type(rule).__name__
+
+
+def _flags(meanings: Sequence[str], meaning: str) -> dict[str, object]:
+    import numpy as np
+
+    return {
+        "flag_values": np.arange(len(meanings), dtype=np.int8),
+        "flag_meanings": " ".join(meanings),
+        "long_name": meaning,
+    }
+
+
+def _at_rest(learner: Sigprop) -> State:
+    """Return the weights that learn, with traces that hold nothing."""
+    names = {synapse.name for synapse in learner.synapses}
+    fresh = learner.network.initial_state(dtype=next(iter(learner.weights.values())).dtype)
+    return {name: w if name in names else fresh[name] for name, w in learner.weights.items()}
+
+
+def _free(learner: Sigprop, weights: State, x: Tensor, context: Tensor) -> State:
+    """Return the state at the end of the free interval."""
+    neurons = {
+        variable.name: x.new_zeros(x.shape[0], *variable.shape)
+        for neuron in learner.network.neurons
+        for variable in neuron.variables
+    }
+    return solve(
+        learner.network,
+        neurons | weights,
+        [0.0, learner.onset],
+        solver=learner.solver,
+        inputs={"x": x, "c": context},
+    ).final
+
+
+def _presented(learner: Sigprop, x: Tensor, labels: Tensor) -> State:
+    """Return what one presentation does to the weights, with what its tags hand on to the next."""
+    before = learner.weights
+    try:
+        learner.weights = _at_rest(learner)
+        learner.present(x, labels)
+        after = _free(learner, learner.weights, x, x.new_zeros(len(x), learner.classes))
+        return {s.name: after[s.name] - before[s.name] for s in learner.synapses}
+    finally:
+        learner.weights = before
+
+
+def _angle(change: Mapping[str, Tensor], reference: State, names: Sequence[str]) -> float:
+    """Return the angle in degrees, exact near 0° and 180° (Kahan); NaN without a direction."""
+    a, b = (
+        torch.cat([values[name].detach().double().flatten() for name in names])
+        for values in (change, reference)
+    )
+    if not (bool(a.any()) and bool(b.any())):
+        return math.nan
+    a, b = a / a.norm(), b / b.norm()
+    return math.degrees(2 * math.atan2(float((a - b).norm()), float((a + b).norm())))

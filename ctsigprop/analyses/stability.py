@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ctsigprop.analyses.flat import At, FlatField, Inputs, Ranges, check_ranges
+from ctsigprop.analyses.newton import find_roots
 from ctsigprop.system import System
 from ctsigprop.units import divide_units
 
@@ -36,8 +36,6 @@ plane). Where the linear flow does not decide: centre (the plane, imaginary eige
 degenerate (a zero eigenvalue), marginal (an imaginary pair among others).
 """
 
-ITERATIONS = 100
-_DAMPING = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.015625, 0.00390625)
 _ROUNDING = 1e-14  # of an eigenvalue, relative to the norm of the matrix
 
 
@@ -166,51 +164,22 @@ def fixed_points(
             "fixed_points takes starts >= 1, tolerance > 0, marginal >= 0; "
             f"got {starts}, {tolerance}, {marginal}"
         )
-    FlatField(system, free=list(ranges), at=at, t=t, inputs=inputs)  # refuses names that misfit
+    bounded = FlatField(system, free=list(ranges), at=at, t=t, inputs=inputs).names
     field = FlatField(system, at=at, t=t, inputs=inputs)
-    low, high = _bounds(field, ranges, box)
-    bounded = np.isfinite(low)
-    centre = field.initial.cpu().numpy()
-    width = np.where(bounded, high - low, np.maximum(np.abs(centre), 1.0))
-    grid = np.tile(centre, (starts, 1))
-    points = _starts(low[bounded], high[bounded], starts, seed)
-    grid = np.tile(centre, (len(points), 1))
-    grid[:, bounded] = points
-    y, step = _newton(field, torch.as_tensor(grid).to(field.initial), width, tolerance)
-    inside = (y >= low - 1e-9 * width) & (y <= high + 1e-9 * width)
-    y, step = y[inside.all(-1)], step[inside.all(-1)]
-    chosen = _distinct(y / width, step / width)
-    y, step = y[chosen], step[chosen]
-    found = torch.as_tensor(y).to(field.initial)
-    J = field.jacobian(found).cpu().numpy() * width / width[:, None]
-    beside = torch.as_tensor(y + 10 * step).to(field.initial)
-    shifted = field.jacobian(beside).cpu().numpy() * width / width[:, None]
-    looseness = np.abs(shifted - J).sum(-1).max(-1, initial=0.0)
-    verdicts = [classify(*pair, marginal) for pair in zip(J, looseness, strict=True)]
-    result = field.to_xarray(found, "fp")
-    residual = field(found).detach().abs().amax(-1).cpu().numpy() if len(y) else np.zeros(0)
-    n = len(field.names)
-    eigenvalues = np.array([v[0] for v in verdicts], complex).reshape(-1, n)
-    same = set(field.rate_units)
-    result = result.assign(
-        eigenvalue=(
-            ("fp", "mode", "part"),
-            np.stack([eigenvalues.real, eigenvalues.imag], -1),
-            {"units": divide_units("1", system.time_unit)},
-        ),
-        residual=(
-            "fp",
-            residual,
-            {
-                "units": same.pop() if len(same) == 1 else "1",
-                "long_name": "largest derivative, each in its own unit",
-            },
-        ),
-        stability=("fp", *_flags([v[1] for v in verdicts], STABILITIES)),
-        type=("fp", *_flags([v[2] for v in verdicts], TYPES)),
-    ).assign_coords(mode=("mode", np.arange(n), {"units": "1"}), part=["re", "im"])
-    result.attrs = {"starts": len(grid), "seed": seed, "tolerance": tolerance, "time": t}
-    return result
+    low, high = np.full((2, len(field.names)), [[-np.inf], [np.inf]])
+    where = [field.names.index(name) for name in bounded]
+    low[where], high[where] = box.T
+    y, step, size = find_roots(field, low, high, starts, seed, tolerance)
+    J = _scaled_jacobian(field, y, size)
+    looseness = np.abs(_scaled_jacobian(field, y + 10 * step, size) - J).sum(-1).max(-1, initial=0)
+    found = [classify(*pair, marginal) for pair in zip(J, looseness, strict=True)]
+    dataset = (
+        _described(field, y, *map(list, zip(*found, strict=True)))
+        if found
+        else _described(field, y, [], [], [])
+    )
+    dataset.attrs = {"starts": starts, "seed": seed, "tolerance": tolerance, "time": t}
+    return dataset
 
 
 def classify(J: Array, looseness: float, marginal: float) -> tuple[Array, str, str]:
@@ -250,100 +219,32 @@ def classify(J: Array, looseness: float, marginal: float) -> tuple[Array, str, s
     return eigenvalues, stability, f"{stability}_node"
 
 
-def _bounds(field: FlatField, ranges: Ranges, box: Array) -> tuple[Array, Array]:
-    low, high = np.full(len(field.names), -np.inf), np.full(len(field.names), np.inf)
-    for name, bounds in zip(ranges, box, strict=True):
-        names = field.names if name in field.names else field.symbols
-        low[names.index(name)], high[names.index(name)] = bounds
-    return low, high
+def _scaled_jacobian(field: FlatField, y: Tensor, size: Tensor) -> Array:
+    J: Array = (field.jacobian(y) * size / size[:, None]).cpu().numpy()
+    return J
 
 
-def _starts(low: Array, high: Array, count: int, seed: int) -> Array:
-    """Return a grid of half the starts or less, off the edges, and random points for the rest."""
-    n = len(low)
-    side = max(int((count / 2) ** (1 / n) + 1e-9), 1)
-    axis = (np.arange(side) + 0.5) / side
-    grid = np.stack(np.meshgrid(*[axis] * n, indexing="ij"), -1).reshape(-1, n)
-    random = np.random.default_rng(seed).random((max(count - len(grid), 0), n))
-    shares: Array = np.concatenate([grid, random])
-    return low + shares * (high - low)
-
-
-def _newton(field: FlatField, y: Tensor, width: Array, tolerance: float) -> tuple[Array, Array]:
-    """Return where the iterations from all starts converged, and the last step of each.
-
-    A damped step is accepted if the simplified Newton correction shrinks (Deuflhard's natural
-    monotonicity test), which does not depend on the units of f.
-    """
-    size = torch.as_tensor(width).to(y)
-    f = field(y).detach()
-    finite = f.isfinite().all(-1)
-    if not bool(finite.any()):
-        raise ValueError("the derivative is not finite at any start; look at ranges and at=")
-    y, f = y[finite], f[finite]
-    typical = f.abs().median(0).values
-    typical = torch.where(typical > 0, typical, 1.0)
-    step = torch.full_like(y, torch.inf)
-    active = torch.ones(len(y), dtype=torch.bool, device=y.device)
-    for _ in range(ITERATIONS):
-        rows = active.nonzero()[:, 0]
-        if not len(rows):
-            break
-        J = field.jacobian(y[rows]) * size / typical[:, None]
-        known = J.isfinite().all(-1).all(-1)
-        active[rows[~known]] = False
-        rows, inverse = rows[known], torch.linalg.pinv(J[known])
-        correction = -_apply(inverse, f[rows] / typical)
-        step[rows] = correction * size
-        moved, value, accepted = _damped(field, y[rows], f[rows], inverse, correction, size, typical)
-        y[rows], f[rows] = moved, value
-        small = correction.abs().amax(-1) <= 1e-16 + tolerance * 1e-3
-        active[rows] = accepted & ~small
-    relative = (step.abs() / (size + y.abs())).amax(-1)
-    flat = (f.abs() / typical).amax(-1) <= tolerance
-    good = (relative <= tolerance) | (flat & (relative <= tolerance**0.5))
-    return y[good].cpu().numpy(), step[good].cpu().numpy()
-
-
-def _damped(
-    field: FlatField,
-    y: Tensor,
-    f: Tensor,
-    inverse: Tensor,
-    correction: Tensor,
-    size: Tensor,
-    typical: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the points after the longest step that passes the test, and which found one."""
-    y, f = y.clone(), f.clone()
-    start, length = y.clone(), correction.abs().amax(-1)
-    accepted = torch.zeros(len(y), dtype=torch.bool, device=y.device)
-    for share in _DAMPING:
-        rows = (~accepted).nonzero()[:, 0]
-        if not len(rows):
-            break
-        trial = start[rows] + share * correction[rows] * size
-        value = field(trial).detach()
-        left = _apply(inverse[rows], value / typical).abs().amax(-1)
-        passed = value.isfinite().all(-1) & (left <= (1 - share / 4) * length[rows])
-        y[rows[passed]], f[rows[passed]] = trial[passed], value[passed]
-        accepted[rows[passed]] = True
-    return y, f, accepted
-
-
-def _apply(matrices: Tensor, vectors: Tensor) -> Tensor:
-    return (matrices @ vectors.unsqueeze(-1)).squeeze(-1)
-
-
-def _distinct(y: Array, step: Array) -> list[int]:
-    """Return one of each cluster, the best known, sorted; points and their last steps."""
-    error = np.abs(step).max(-1, initial=0.0)
-    kept: list[int] = []
-    for i in np.argsort(error, kind="stable"):
-        near = [np.abs(y[i] - y[k]).max() <= 1e-8 + 10 * (error[i] + error[k]) for k in kept]
-        if not any(near):
-            kept.append(int(i))
-    return sorted(kept, key=lambda i: tuple(np.round(y[i], 7)))
+def _described(
+    field: FlatField, y: Tensor, eigenvalues: list[Array], stability: list[str], kinds: list[str]
+) -> Dataset:
+    n, one = len(field.names), {"units": "1"}
+    modes = np.array(eigenvalues, complex).reshape(-1, n)
+    units = set(field.rate_units)
+    residual = {
+        "units": units.pop() if len(units) == 1 else "1",
+        "long_name": "largest derivative, each in its own unit",
+    }
+    rate = {"units": divide_units("1", field.system.time_unit)}
+    return (
+        field.to_xarray(y, "fp")
+        .assign(
+            eigenvalue=(("fp", "mode", "part"), np.stack([modes.real, modes.imag], -1), rate),
+            residual=("fp", field(y).detach().abs().amax(-1).cpu().numpy(), residual),
+            stability=("fp", *_flags(stability, STABILITIES)),
+            type=("fp", *_flags(kinds, TYPES)),
+        )
+        .assign_coords(mode=("mode", np.arange(n), one), part=["re", "im"])
+    )
 
 
 def _flags(verdicts: list[str], meanings: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:

@@ -189,6 +189,14 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
         If there is no such file.
     ValueError
         If it is not an idx file, or is truncated or too long.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "labels-idx1-ubyte"
+    >>> _ = path.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 5, 0, 4]))
+    >>> read_idx(path).tolist()
+    [5, 0, 4]
     """
     path = Path(path)
     raw = path.read_bytes()

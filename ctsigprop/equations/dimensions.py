@@ -11,6 +11,8 @@ from ctsigprop.equations.language import (
     Quantity,
     Reader,
     Statement,
+    check_name,
+    is_builtin,
     name_node,
     names_in,
     quoting,
@@ -19,9 +21,27 @@ from ctsigprop.equations.language import (
 from ctsigprop.errors import UnitError
 from ctsigprop.units import Unit, parse_unit
 
-__all__ = ["analyse"]
+__all__ = ["analyse", "known_units"]
 
 _Units = Mapping[str, str | None]
+
+
+def known_units(
+    statements: Sequence[Statement], outside: _Units, units_optional: bool
+) -> dict[str, str | None]:
+    """Return the unit of every symbol; the text wins over what is given from outside."""
+    for name, unit in outside.items():
+        check_name(name)
+        if unit is not None:
+            parse_unit(unit, of=name)
+    known = dict(outside)
+    for statement in statements:
+        known[statement.name] = statement.unit or known.get(statement.name)
+        if units_optional and statement.tree is not None:
+            for name in names_in(statement.tree):
+                if not is_builtin(name):
+                    known.setdefault(name, None)
+    return known
 
 
 def analyse(

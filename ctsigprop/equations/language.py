@@ -94,6 +94,8 @@ def quoting(source: str) -> Iterator[None]:
     """Let the errors inside quote the statement that they are about."""
     try:
         yield
+    except RecursionError:
+        raise ValueError(f"{source} — the expression is nested too deeply") from None
     except ValueError as error:
         raise type(error)(f"{source} — {error}") from None
 
@@ -237,7 +239,8 @@ class Reader:
         """Return the quantity that an expression stands for; refuse all that is not language."""
         match node:
             case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
-                return Quantity(node, None if value in (0, math.inf) else parse_unit("1"))
+                code = node if abs(value) < 2**53 else _number(float(value))
+                return Quantity(code, None if value in (0, math.inf) else parse_unit("1"))
             case ast.Name(id=name):
                 return self._name(name)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
@@ -283,18 +286,21 @@ class Reader:
 
     def _power(self, node: ast.BinOp) -> Quantity:
         base, exponent = self.read(node.left), self._plain(node.right, "an exponent")
-        if base.unit is None:
-            return Quantity(ast.BinOp(base.code, ast.Pow(), exponent), None)
-        if base.unit.dimensionless:
-            code = rescaled(base.code, base.unit.scale)
-            return Quantity(ast.BinOp(code, ast.Pow(), exponent), parse_unit("1"))
-        if names_in(exponent):
-            raise UnitError(
-                f"the exponent of a quantity in {base.unit.symbol} is a number, "
-                f"not '{ast.unparse(node.right)}'"
-            )
-        power = Fraction(_value(exponent)).limit_denominator(1000)
-        return Quantity(ast.BinOp(base.code, ast.Pow(), exponent), base.unit**power)
+        unit, one = base.unit, parse_unit("1")
+        if unit is not None and unit.dimensionless:
+            base, unit = Quantity(rescaled(base.code, unit.scale), one), one
+        elif unit is not None:
+            power = None if names_in(exponent) else Fraction(_value(exponent))
+            if power is None or abs(power) > 100:
+                raise UnitError(
+                    f"the exponent of a quantity in {unit.symbol} is a number up to 100, "
+                    f"not '{ast.unparse(node.right)}'"
+                )
+            unit **= power.limit_denominator(1000)
+        if names_in(base.code) or names_in(exponent):
+            return Quantity(ast.BinOp(base.code, ast.Pow(), exponent), unit)
+        number = ast.BinOp(_number(_value(base.code)), ast.Pow(), exponent)  # floats: no huge ints
+        return Quantity(_number(_value(number)), unit)
 
     def _call(self, name: str, args: list[ast.expr], node: ast.expr) -> Quantity:
         if name not in self.functions:

@@ -13,14 +13,11 @@ from typing import Any, TypeVar, cast
 
 from torch import Tensor
 
-from ctsigprop.equations.dimensions import analyse
+from ctsigprop.equations.dimensions import analyse, known_units
 from ctsigprop.equations.generate import brian2_text, native_function, share, torch_function
 from ctsigprop.equations.language import (
     Quantity,
     Reader,
-    Statement,
-    check_name,
-    is_builtin,
     names_in,
     parse_expression,
     parse_statements,
@@ -89,6 +86,7 @@ class Equations:
 
     Examples
     --------
+    >>> import torch
     >>> leak = Equations("dv/dt = (E - v + R*I)/tau : mV", units={"E": "mV", "R": "Mohm"},
     ...                  inputs={"I": "pA", "tau": "ms"})
     >>> values = {"v": -65.0, "E": -70.0, "R": 100.0, "I": 60.0, "tau": 20.0}
@@ -122,8 +120,12 @@ class Equations:
         time_unit: str | None = None,
         units_optional: bool = False,
     ) -> None:
+        if not isinstance(text, str):
+            raise TypeError(f"text is a str with one equation a line, got {text!r}")
+        for name in sorted(set(units) & set(inputs)):
+            raise ValueError(f"'{name}' is in units and in inputs: a symbol is in one of them")
         statements = parse_statements(text, units_optional)
-        known = _known_units(statements, {**units, **inputs}, units_optional)
+        known = known_units(statements, {**units, **inputs}, units_optional)
         time, symbols, codes = analyse(statements, known, time_unit)
         variables = tuple(
             Differential(s.name, known[s.name], s.flags, s.source)
@@ -165,14 +167,16 @@ class Equations:
         options = {"units": units, "inputs": inputs, "time_unit": time_unit}
         return partial(Equations, units_optional=optional, **options), (text,)
 
-    def torch(self) -> Callable[[Tensor, _Values], dict[str, Tensor]]:
+    def torch(self, *names: str) -> Callable[[Tensor, _Values], dict[str, Tensor]]:
         """Return ``f(t, values) -> {variable: derivative}`` over torch operations.
 
         Values broadcast against each other; a derivative has at least its variable's shape.
+        Names choose some of the variables; without any, it is all of them.
         """
+        chosen = tuple(map(self._variable, names)) or tuple(v.name for v in self.variables)
         return self._cached(
-            "torch",
-            lambda: self._mapping({v.name: (self._codes[v.name], v.name) for v in self.variables}),
+            ("torch", chosen),
+            lambda: self._mapping({name: (self._codes[name], name) for name in chosen}),
         )
 
     def torch_of(self, expression: str) -> Callable[[Tensor, _Values], Tensor]:
@@ -281,6 +285,10 @@ class Equations:
             lines.append(f"d{name}/dt = ({texts[variable.name]})/second : 1")
         return "\n".join(lines)
 
+    def brian2_of(self, expression: str, rename: Mapping[str, str] = _NONE) -> str:
+        """Return a named quantity (``dv/dt``, too) or a new expression as `brian2` writes it."""
+        return brian2_text(self._quantity(expression).code, rename)
+
     def separate(
         self, name: str, post: Collection[str], pre: Collection[str], weight: str
     ) -> Structure | None:
@@ -302,10 +310,7 @@ class Equations:
         >>> len(structure.outer), structure.decay_post is not None, structure.decay_pre
         (1, True, None)
         """
-        names = [variable.name for variable in self.variables]
-        if name not in names:
-            raise ValueError(unknown("variable", name, names))
-        rate = to_symbolic(self._codes[name], self._written_out())
+        rate = to_symbolic(self._codes[self._variable(name)], self._written_out())
         parts = take_apart(rate, post, pre, weight)
         if parts is None:
             return None
@@ -320,6 +325,12 @@ class Equations:
             tuple((compiled(p, 1), compiled(q, 1)) for p, q in products),
             *(compiled(decay, 0) for decay in decays),
         )
+
+    def _variable(self, name: str) -> str:
+        names = [variable.name for variable in self.variables]
+        if name not in names:
+            raise ValueError(unknown("variable", name, names))
+        return name
 
     def _cached(self, key: Hashable, build: Callable[[], _T]) -> _T:
         if key not in self._compiled:
@@ -364,6 +375,8 @@ class Equations:
         for key, (code, like), result in zip(outputs, outputs.values(), results, strict=True):
             if like not in self._needs(code):
                 names, result = [*names, like], f"_spread({result}, {like})"
+            elif result.isidentifier():  # no two results, and no value, share their memory
+                result += ".clone()"
             parts.append(f"{key!r}: {result}")
         return torch_function(names, lines, f"{{{', '.join(parts)}}}")
 
@@ -373,21 +386,3 @@ class Equations:
         if not self._needs(code):
             names, result = [like], f"{like}.new_full((), {result})"
         return torch_function(names, lines, result)
-
-
-def _known_units(
-    statements: Sequence[Statement], outside: _Units, units_optional: bool
-) -> dict[str, str | None]:
-    """Return the unit of every symbol; the text wins over what is given from outside."""
-    for name, unit in outside.items():
-        check_name(name)
-        if unit is not None:
-            parse_unit(unit, of=name)
-    known = dict(outside)
-    for statement in statements:
-        known[statement.name] = statement.unit or known.get(statement.name)
-        if units_optional and statement.tree is not None:
-            for name in names_in(statement.tree):
-                if not is_builtin(name):
-                    known.setdefault(name, None)
-    return known

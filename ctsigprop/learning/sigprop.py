@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from ctsigprop.models.synapses import Synapse
+from ctsigprop.signals import Constant
+from ctsigprop.solution import Solution
 from ctsigprop.solve import solve
 from ctsigprop.solvers.base import Solver, State
 from ctsigprop.solvers.fixed import Euler
@@ -22,9 +24,9 @@ __all__ = ["Sigprop"]
 class Sigprop:
     """A network of `sigprop_network` that learns from presentations of inputs and their labels.
 
-    Each presentation runs freely from 0 to `onset`, then with the learning signal to `end`. In the
-    form "differential" the weights are integrated with the neurons; the two-point forms compare the
-    ends of the two intervals,
+    Each presentation runs freely from 0 to `onset`, then with the learning signal to `end`. The
+    weights are integrated with the neurons, by the rule of the network; or they rest, and a
+    two-point form compares the ends of the two intervals,
 
         delta:        ΔW_k = (eta_k/beta) (s_kᵝ − s_k⁰) ⊗ s_{k−1}
         contrastive:  ΔW_k = (eta_k/beta) (s_kᵝ ⊗ s_{k−1}ᵝ − s_k⁰ ⊗ s_{k−1}⁰)
@@ -37,13 +39,13 @@ class Sigprop:
         When the learning signal comes on, and when the presentation ends.
     solver : Solver
         Fixed steps by default.
-    form : {"differential", "delta", "contrastive"}
+    update : {"integrated", "delta", "contrastive"}
         How the weights move.
 
     Attributes
     ----------
     weights : State
-        The weights that learn, carried on from presentation to presentation.
+        The weights that learn and their tags, carried on from presentation to presentation.
 
     Examples
     --------
@@ -57,13 +59,13 @@ class Sigprop:
     onset: float = 8.4
     end: float = 14.4
     solver: Solver = field(default_factory=lambda: Euler(dt=0.6))
-    form: Literal["differential", "delta", "contrastive"] = "differential"
+    update: Literal["integrated", "delta", "contrastive"] = "integrated"
     weights: State = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.form not in ("differential", "delta", "contrastive"):
+        if self.update not in ("integrated", "delta", "contrastive"):
             raise ValueError(
-                f"form must be 'differential', 'delta' or 'contrastive'; got {self.form!r}"
+                f"update must be 'integrated', 'delta' or 'contrastive'; got {self.update!r}"
             )
         if not 0 < self.onset < self.end:
             raise ValueError(
@@ -71,8 +73,11 @@ class Sigprop:
             )
         self.network.float()
         start = self.network.initial_state(dtype=torch.float32)
-        learned = {synapse.name for synapse in self.synapses}
+        learned = {v.name for synapse in self.synapses for v in synapse.variables}
         self.weights = {**{n: v for n, v in start.items() if n in learned}, **self.weights}
+        if self.update != "integrated":  # the weights rest while the neurons move
+            for synapse in self.synapses:
+                synapse.plasticity[0].gate = Constant(0.0)
         self._rates = {synapse.name: float(_rate(synapse)) for synapse in self.synapses}
 
     @property
@@ -102,11 +107,10 @@ class Sigprop:
         """
         context = torch.nn.functional.one_hot(labels, self.classes).to(torch.float32)
         times = [0.0, self.onset, self.end]
-        if self.form == "differential":
-            run = self._run(x, context, times)
+        run = self._run(x, context, times)
+        if self.update == "integrated":
             self.weights = {name: run.final[name] for name in self.weights}
         else:
-            run = self._run(x, context, times)
             free, held = ({k: v[i] for k, v in run.states.items()} for i in (1, 2))
             self.weights = self._two_point(x, free, held)
         return run["s_y"][1]
@@ -121,7 +125,7 @@ class Sigprop:
         context = torch.zeros(x.shape[0], self.classes)
         return self._run(x, context, [0.0, self.onset]).final
 
-    def _run(self, x: Tensor, context: Tensor, times: list[float]):  # type: ignore[no-untyped-def]
+    def _run(self, x: Tensor, context: Tensor, times: list[float]) -> Solution:
         zeros = {
             variable.name: x.new_zeros(x.shape[0], *variable.shape)
             for neuron in self.network.neurons
@@ -141,7 +145,7 @@ class Sigprop:
         for synapse in self.synapses:
             pre0, pre1 = (_activity(self.network, synapse.pre, s, x) for s in (free, held))
             post0, post1 = (self.network.activity(s, synapse.post) for s in (free, held))
-            if self.form == "delta":
+            if self.update == "delta":
                 change = (post1 - post0).T @ pre0
             else:
                 change = post1.T @ pre1 - post0.T @ pre0
@@ -150,7 +154,8 @@ class Sigprop:
 
 
 def _rate(synapse: Synapse) -> Tensor:
-    return synapse.plasticity[0].eta  # type: ignore[return-value]
+    eta: Tensor = synapse.plasticity[0].eta
+    return eta
 
 
 def _activity(network: System, name: str, state: Mapping[str, Tensor], x: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ctsigprop.models.neurons import TextNeuron, Value
 
 __all__ = ["hodgkin_huxley", "morris_lecar"]
@@ -75,7 +77,15 @@ def morris_lecar(
         I : uA/cm**2
         J : uA/cm**2
     """
-    values = {"C": C, "g_Ca": g_Ca, "g_K": g_K, "g_L": g_L, "V_Ca": V_Ca, "V_K": V_K, "V_L": V_L}
+    values: dict[str, Any] = {
+        "C": C,
+        "g_Ca": g_Ca,
+        "g_K": g_K,
+        "g_L": g_L,
+        "V_Ca": V_Ca,
+        "V_K": V_K,
+        "V_L": V_L,
+    }
     values |= {"V_1": V_1, "V_2": V_2, "V_3": V_3, "V_4": V_4, "phi": phi, "I": I}
     return TextNeuron(text, name, size, initial={"v": -60.0, "w": 0.015}, **values)
 
@@ -142,5 +152,13 @@ def hodgkin_huxley(
         J : uA/cm**2
     """
     start = {"v": -65.0, "m": 0.0529, "h": 0.5961, "n": 0.3177}
-    values = {"C": C, "g_Na": g_Na, "g_K": g_K, "g_L": g_L, "E_Na": E_Na, "E_K": E_K, "E_L": E_L}
+    values: dict[str, Any] = {
+        "C": C,
+        "g_Na": g_Na,
+        "g_K": g_K,
+        "g_L": g_L,
+        "E_Na": E_Na,
+        "E_K": E_K,
+        "E_L": E_L,
+    }
     return TextNeuron(text, name, size, initial=start, I=I, **values)

@@ -9,8 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ctsigprop.models.plasticity import TextPlasticity
 from ctsigprop.models.rate import rate
-from ctsigprop.models.rules import differential_hebb
+from ctsigprop.models.rules import differential_hebb, tagged_hebb
 from ctsigprop.models.synapses import LearningSignal, Synapse
 from ctsigprop.signals import Pulse
 from ctsigprop.system import System
@@ -23,6 +24,7 @@ def sigprop_network(
     sizes: Sequence[int],
     *,
     form: Literal["loop", "label"] = "loop",
+    rule: Literal["tagged", "differential"] = "tagged",
     rho: str = "hard",
     tau: float = 1.0,
     beta: float = 1.0,
@@ -37,11 +39,15 @@ def sigprop_network(
         tau ds_1/dt = −s_1 + rho(W_1 x + b_1 + L)
         tau ds_k/dt = −s_k + rho(W_k s_{k−1} + b_k)
         tau ds_N/dt = −s_N + rho(W_N s_{N−1} + b_N) + beta·g(t) (c − s_N)
-            dW_k/dt = (eta_k/beta) g(t) ds_k/dt ⊗ s_{k−1}
+            de_k/dt = g(t) ds_k/dt ⊗ s_{k−1} − (1 − g(t)) e_k/tau_c
+            dW_k/dt = (eta_k/beta) (1 − g(t)) e_k/tau_c
 
-    with the gate g(t) = 1 from `onset` on. In the loop form L = B s_N: the output, and with it the
-    error, enters in front. In the label form L = g(t) S c: the context itself does. No synapse is
-    ever used backwards.
+    with the gate g(t) = 1 from `onset` on: a differential Hebbian tag, captured by the weight when
+    the signal is off (`tagged_hebb`); or, as the rule "differential", dW_k/dt = (eta_k/beta) g(t)
+    ds_k/dt ⊗ s_{k−1}, which needs rates below 1/|s_{k−1}|².
+
+    In the loop form L = B s_N: the output, and with it the error, enters in front. In the label
+    form L = g(t) S c: the context itself does. No synapse is ever used backwards.
 
     Parameters
     ----------
@@ -49,6 +55,8 @@ def sigprop_network(
         Channels of x, units of each layer; the last one is the output, one unit a class.
     form : {"loop", "label"}
         Where the learning signal comes from.
+    rule : {"tagged", "differential"}
+        How a weight moves.
     rho : str
         Nonlinearity, as in `rate`.
     tau : float
@@ -80,8 +88,8 @@ def sigprop_network(
     Examples
     --------
     >>> network = sigprop_network([64, 32, 10])
-    >>> list(network.variables)
-    ['s_h1', 's_y', 'W_h1_x', 'W_h1_one', 'W_y_h1', 'W_y_one']
+    >>> list(network.variables)[:4]
+    ['s_h1', 's_y', 'W_h1_x', 'e_W_h1_x']
     """
     if len(sizes) < 3:
         raise ValueError(f"sizes needs an input, a hidden layer and an output; got {list(sizes)}")
@@ -95,6 +103,12 @@ def sigprop_network(
         raise ValueError(f"eta needs one rate for each of the {len(layers)} layers; got {rates}")
     generator = torch.Generator().manual_seed(seed)
     gate = Pulse(onset)
+
+    def _rule(rate: float) -> TextPlasticity:
+        if rule == "tagged":
+            return tagged_hebb(rate, tau_c=onset / 4, signal=gate)
+        return differential_hebb(rate, gate=gate)
+
     populations: list[Population] = [
         Source("x", sizes[0]),
         Source("c", sizes[-1]),
@@ -111,8 +125,10 @@ def sigprop_network(
             (pre, _uniform((m, n), bound, generator)),
             ("one", torch.zeros(m, 1)),
         ):
-            rule = [differential_hebb(step / beta, gate=gate)] if learns else []
-            currents.append(Synapse(source, post, weight.double(), plasticity=rule, shared=True))
+            plasticity = _rule(step / beta) if learns else ()
+            currents.append(
+                Synapse(source, post, weight.double(), plasticity=plasticity, shared=True)
+            )
     first = _uniform((sizes[1], sizes[-1]), strength, generator)
     if form == "loop":
         currents.append(Synapse("y", "h1", first, name="B_h1_y"))

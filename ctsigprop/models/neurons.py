@@ -136,11 +136,12 @@ class TextNeuron(Neuron):
         if self.output in self._shorts:
             return derivative[self._shorts[self.output]]
         own = [name for name in self._shorts.values() if name in derivative]
-        _, rate = torch.func.jvp(
+        both = torch.func.jvp(
             lambda *parts: self.activity({**state, **dict(zip(own, parts, strict=True))}),
             tuple(state[name] for name in own),
             tuple(derivative[name] for name in own),
         )
+        rate: Tensor = both[1]
         return rate
 
     def linear(self, t: Tensor, state: State, currents: Mapping[str, Tensor]) -> State:
@@ -157,13 +158,13 @@ class TextNeuron(Neuron):
         zero = next(iter(values.values())).new_zeros(())
         for port in self.ports:
             values[port] = currents.get(port, zero)
-        for symbol in self._specs:
+        for symbol in self.specs:
             values[symbol] = getattr(self, symbol)
         return values
 
     def _nominal(self, short: str) -> float | None:
         named = [f"tau_{short}", "tau"]
-        found = next((getattr(self, n) for n in named if n in self._specs), None)
+        found = next((getattr(self, n) for n in named if n in self.specs), None)
         return None if found is None else float(found.detach().mean())
 
 

@@ -81,13 +81,13 @@ class TextPlasticity(Plasticity):
             raise ValueError(f"a plasticity rule needs an equation dw/dt; got {text!r}")
         used = {*self.equations.external, *self.equations.declared}
         free = used - set(seen)
-        for symbol in self._specs:
+        for symbol in self.specs:
             if symbol not in free:
                 raise ValueError(
                     f"the rule has no parameter '{symbol}'{did_you_mean(symbol, free)}; "
                     f"it uses: {', '.join(sorted(free)) or '-'}"
                 )
-        for symbol in free - set(self._specs):
+        for symbol in free - set(self.specs):
             raise ValueError(f"'{symbol}' has no value: pass {symbol}=...")
         self._side = {
             v.name: next(iter(v.flags), "synapse")
@@ -96,9 +96,13 @@ class TextPlasticity(Plasticity):
         }
         post = POST | {name for name, side in self._side.items() if side == "post"}
         pre = PRE | {name for name, side in self._side.items() if side == "pre"}
-        self.structure = self.equations.separate("w", post, pre, "w")
-        if any(side == "synapse" for side in self._side.values()):
-            self.structure = None
+        on_synapse = ["w", *(name for name, side in self._side.items() if side == "synapse")]
+        self.structures = {
+            name: self.equations.separate(name, post, pre, name)
+            for name in on_synapse
+            if not self._depends(name, [other for other in on_synapse if other != name])
+        }
+        self._dense_names = [name for name in on_synapse if self.structures.get(name) is None]
         self._reads_dx, self._reads_dy = "dx" in used, "dy" in used
 
     def variables(self, weight: Variable, post: str, pre: str) -> tuple[Variable, ...]:
@@ -116,16 +120,35 @@ class TextPlasticity(Plasticity):
             if v.name != "w"
         )
 
+    @property
+    def structure(self) -> Structure | None:
+        """dw/dt as outer products and a decay, where it has that form."""
+        return self.structures.get("w")
+
     def forward(self, local: Local) -> State:
         """Return dw/dt and the derivatives of the rule's own variables."""
-        if self.structure is None:
-            change = self._dense(local)
-        else:
-            change = {"w": self._structured(self.structure, local)}
-        return change | self._own(local)
+        values = self._values(local)
+        change = {
+            name: self._structured(structure, values[name], values, local)
+            for name, structure in self.structures.items()
+            if structure is not None
+        }
+        if self._dense_names:
+            grid = {name: self._on_grid(name, value) for name, value in values.items()}
+            dense = self.equations.torch(*self._dense_names)(_clock(local), grid)
+            change |= self._averaged(dense, local)
+        sided = [name for name, side in self._side.items() if side != "synapse"]
+        if sided:
+            change |= self._averaged(self.equations.torch(*sided)(_clock(local), values), local)
+        return change
 
-    def _structured(self, structure: Structure, local: Local) -> Tensor:
-        t, values = _clock(local), self._values(local)
+    def _depends(self, name: str, others: list[str]) -> bool:
+        order = [v.name for v in self.equations.variables]
+        row = self.equations.jacobian_symbolic[order.index(name), :]
+        return any(row[order.index(other)] != 0 for other in others)
+
+    def _structured(self, structure: Structure, own: Tensor, values: State, local: Local) -> Tensor:
+        t = _clock(local)
         total: Tensor | None = None
         for post, pre in structure.outer:
             p = torch.ones_like(local.y) if post is None else post(t, values).expand_as(local.y)
@@ -146,21 +169,9 @@ class TextPlasticity(Plasticity):
                 decay = decay.expand_as(local.y if axis == -1 else local.x).unsqueeze(axis)
             if local.shared and decay.dim() > 2:
                 decay = decay.flatten(0, -3).mean(0)
-            part = decay * local.w
+            part = decay * own
             total = part if total is None else total + part
-        return torch.zeros_like(local.w) if total is None else total
-
-    def _dense(self, local: Local) -> State:
-        grid = {name: self._on_grid(name, value) for name, value in self._values(local).items()}
-        on_synapse = ["w", *(name for name, side in self._side.items() if side == "synapse")]
-        return self._averaged(self.equations.torch(*on_synapse)(_clock(local), grid), local)
-
-    def _own(self, local: Local) -> State:
-        sided = [name for name, side in self._side.items() if side != "synapse"]
-        if not sided:
-            return {}
-        change = self.equations.torch(*sided)(_clock(local), self._values(local))
-        return self._averaged(change, local)
+        return torch.zeros_like(own) if total is None else total
 
     def _averaged(self, change: State, local: Local) -> State:
         if not local.shared:
@@ -180,7 +191,7 @@ class TextPlasticity(Plasticity):
             values["dy"] = local.dy()
         if local.modulator is not None:
             values["m"] = local.modulator()
-        for symbol in self._specs:
+        for symbol in self.specs:
             values[symbol] = getattr(self, symbol)
         return values
 
@@ -266,7 +277,7 @@ def _outer(post: Tensor, pre: Tensor, shared: bool) -> Tensor:
     """Return post ⊗ pre for each sample, or its mean over the batch for shared weights."""
     if post.dim() == pre.dim() == 1:
         return torch.outer(post, pre)
-    batch = torch.broadcast_shapes(post.shape[:-1], pre.shape[:-1])
+    batch = post.shape[:-1] if post.dim() >= pre.dim() else pre.shape[:-1]
     post, pre = post.expand(*batch, post.shape[-1]), pre.expand(*batch, pre.shape[-1])
     if shared:
         rows = post.flatten(0, -2)

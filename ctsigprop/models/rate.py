@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from ctsigprop.errors import unknown
 from ctsigprop.models.neurons import TextNeuron, Value
@@ -167,7 +168,14 @@ def wilson_cowan(
         J : 1
         K : 1
     """
-    values = {"c_1": c_1, "c_2": c_2, "c_3": c_3, "c_4": c_4, "a_e": a_e, "a_i": a_i}
+    values: dict[str, Any] = {
+        "c_1": c_1,
+        "c_2": c_2,
+        "c_3": c_3,
+        "c_4": c_4,
+        "a_e": a_e,
+        "a_i": a_i,
+    }
     values |= {"theta_e": theta_e, "theta_i": theta_i, "r_e": r_e, "r_i": r_i}
     values |= {"tau_E": tau_E, "tau_I": tau_I, "P": P, "Q": Q}
     return TextNeuron(text, name, size, initial={"E": 0.1, "I": 0.05}, **values)

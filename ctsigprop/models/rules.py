@@ -15,6 +15,7 @@ __all__ = [
     "hebb",
     "homeostatic_scaling",
     "oja",
+    "tagged_hebb",
     "weight_decay",
 ]
 
@@ -234,3 +235,38 @@ def eligibility(
         de/dt = (-e + (y - theta)*x)/tau_e : 1
     """
     return TextPlasticity(text, modulator=modulator, eta=eta, tau_e=tau_e, theta=theta)
+
+
+def tagged_hebb(eta: Value, *, tau_c: Value, signal: Signal) -> TextPlasticity:
+    """Return the differential Hebbian rule with a tag that is captured when the signal is off.
+
+        de/dt = m · (dy/dt) · x − (1 − m) e/tau_c,    dw/dt = eta (1 − m) e/tau_c
+
+    While the learning signal is on (m = 1) the synapse keeps a tag e, and its weight rests; when it
+    is off, the weight takes up what the tag loses. The plain rule moves the weight, and with it
+    the activity that it differentiates, at once: that feeds back, and limits its rate.
+
+    Parameters
+    ----------
+    eta : Parameter, Tensor or float
+        Learning rate (dimensionless for equal units of x and y).
+    tau_c : Parameter, Tensor or float
+        Time constant of the capture.
+    signal : Signal
+        m: 1 while the learning signal is on, else 0.
+
+    References
+    ----------
+    The two stages are those of synaptic tagging: Frey & Morris 1997, Nature 385:533-536.
+
+    Examples
+    --------
+    >>> from ctsigprop.signals import Pulse
+    >>> tagged_hebb(0.1, tau_c=2.0, signal=Pulse(1.0)).structures["e"] is not None
+    True
+    """
+    text = """
+        dw/dt = eta*(1 - m)*e/tau_c
+        de/dt = m*dy*x - (1 - m)*e/tau_c
+    """
+    return TextPlasticity(text, modulator=signal, eta=eta, tau_c=tau_c)

@@ -72,6 +72,11 @@ class Synapse(Current):
     {'y': 1, 'x': 2}
     """
 
+    weight: Tensor
+    initial: Tensor
+    mask: Tensor | None
+    sign: Tensor | None
+
     def __init__(
         self,
         pre: str,
@@ -95,7 +100,8 @@ class Synapse(Current):
         for rule in rules:
             if not isinstance(rule, Plasticity):
                 raise TypeError(f"{self.name}: plasticity takes rules; got {type(rule).__name__}")
-        self.plasticity = nn.ModuleList(rules)
+        self.plasticity = tuple(rules)
+        self.rules = nn.ModuleList(rules)
         self.shared = shared
         if bounds is not None and not bounds[0] <= bounds[1]:
             raise ValueError(f"{self.name}: bounds upside down: {bounds[0]} > {bounds[1]}")
@@ -107,7 +113,6 @@ class Synapse(Current):
             raise ValueError(f"{self.name}: filter takes (order >= 1, tau > 0); got {filter}")
         self.filter = filter
         start = as_values(weight, self.name).clone()
-        self.initial: Tensor
         if self.plasticity:
             self.register_buffer("initial", start)
         else:
@@ -117,12 +122,12 @@ class Synapse(Current):
 
     def reads(self) -> tuple[str, ...]:
         """Return the presynaptic population, and the modulators of the rules."""
-        modulators = [rule.modulator for rule in self._rules() if isinstance(rule.modulator, str)]
+        modulators = [rule.modulator for rule in self.plasticity if isinstance(rule.modulator, str)]
         return (self.pre, *modulators)
 
     def signals(self) -> tuple[Signal, ...]:
         """Return the gates and modulators of the rules."""
-        pairs = [(rule.gate, rule.modulator) for rule in self._rules()]
+        pairs = [(rule.gate, rule.modulator) for rule in self.plasticity]
         return tuple(s for pair in pairs for s in pair if isinstance(s, Signal))
 
     def connect(self, populations: Mapping[str, Population]) -> None:
@@ -155,7 +160,7 @@ class Synapse(Current):
                 initial=given, shared=self.shared,
             )  # fmt: skip
             variables.append(weight)
-            for rule in self._rules():
+            for rule in self.plasticity:
                 variables += rule.variables(weight, post.dim, pre_dim)
         elif self.weight.dim() == 0:
             self.weight = nn.Parameter(given, requires_grad=self.weight.requires_grad)
@@ -186,14 +191,14 @@ class Synapse(Current):
         """Return what each rule adds to the derivatives, before signs and bounds stop it."""
         local = None
         parts: list[tuple[Plasticity, State]] = []
-        for rule in self._rules():
+        for rule in self.plasticity:
             factor: Tensor | None = None
             if rule.gate is not None:
                 factor = rule.gate(moment.t)
                 if factor.dim() == 0 and float(factor) == 0.0:
                     parts.append((rule, {}))
                     continue
-            local = self._local(moment, rule)
+            local = self.local(moment, rule)
             change = rule(local)
             if factor is not None:
                 w = change["w"]
@@ -236,10 +241,8 @@ class Synapse(Current):
             return {}
         return {self.name: self._constrained(state[self.name])}
 
-    def _rules(self) -> Sequence[Plasticity]:
-        return self.plasticity  # type: ignore[return-value]
-
-    def _local(self, moment: Moment, rule: Plasticity) -> Local:
+    def local(self, moment: Moment, rule: Plasticity) -> Local:
+        """Return what a rule of this synapse may read."""
         own = {
             name.removesuffix(f"_{self.name}"): moment.state[name]
             for name in (v.name for v in self.variables[1:])
@@ -321,7 +324,8 @@ class Input(Current):
 
     def forward(self, moment: Moment) -> Tensor:
         """Return the input current."""
-        return self.gain * moment.activity(self.source)
+        gain: Tensor = self.gain
+        return gain * moment.activity(self.source)
 
 
 class LearningSignal(Current):

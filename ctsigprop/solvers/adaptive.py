@@ -78,6 +78,7 @@ class Embedded(Solver):
         y = problem.layout.pack(problem.y0)
         method = RungeKutta(self.tableau, y.detach())
         control = Control(method, problem.layout, y.detach(), self.rtol, self.atol, self.first_step)
+        problem.recorder.row(0, problem.y0)
         return March(problem, method, landings(problem), control, self.max_steps).run()
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ctsigprop.errors import NonFiniteError
 
 if TYPE_CHECKING:
+    from ctsigprop.signals import Signal
     from ctsigprop.solvers.events import Event
     from ctsigprop.system import System
 
@@ -199,6 +200,8 @@ class Problem:
         ends there, and the next starts with the value on the other side.
     system : System
         For back ends that need the equations.
+    inputs : mapping of str to Signal
+        Signals of its sources by name, where they are not their own.
     events : tuple of Event
         What to watch for.
     recorder : Recorder
@@ -217,6 +220,7 @@ class Problem:
     jumps: Tensor
     system: System
     recorder: Recorder
+    inputs: Mapping[str, Signal] = field(default_factory=dict)
     linear: Field | None = None
     events: tuple[Event, ...] = ()
     accepted: Callable[[Tensor, State, State | None], None] = field(default=lambda _t, _y, _f: None)

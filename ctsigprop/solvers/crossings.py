@@ -47,7 +47,7 @@ class Crossings:
         Return the time and the state from which to go on.
         """
         start, forward = step.start, math.copysign(1.0, step.end - step.start)
-        while not _together(start, step.end):
+        while start == step.start or not _together(start, step.end):
             crossing, sides = self._search(row, step, start)
             if not crossing:
                 self.side = sides
@@ -60,7 +60,7 @@ class Crossings:
                     self.side[k] = _sign(row.condition(event, start, y)) or self.side[k]
             after = self._fire(row, fired, start, y)
             if after is not y:
-                self._take_sides(row, fired, start, after, 1e-8 * (step.end - step.start))
+                self._take_sides(row, start, y, after, 1e-8 * (step.end - step.start))
             if after is not y or self.ended:
                 return start, after
         return step.end, step(step.end)
@@ -112,14 +112,17 @@ class Crossings:
                 "give it a limit, or end the run before with a terminal event",
             )
 
-    def _take_sides(self, row: Row, fired: list[int], t: float, y: Array, ahead: float) -> None:
+    def _take_sides(self, row: Row, t: float, before: Array, after: Array, ahead: float) -> None:
         """Note on which side of zero each condition goes on after a reset."""
-        slope = row.derivative(t, row.tensor(y))
-        later = y + ahead * numbers(slope)
+        later = after + ahead * numbers(row.derivative(t, row.tensor(after)))
         for k, event in enumerate(self.events):
-            # where it has just been zero, the sign is rounding: look where the derivative leads
-            at = (t + ahead, later) if k in fired else (t, y)
-            self.side[k] = _sign(row.condition(event, *at))
+            value = row.condition(event, t, after)
+            if self.latest[k] == t and value in (0.0, row.condition(event, t, before)):
+                # still at its zero, where the sign is rounding: the slope tells
+                slope = row.condition(event, t + ahead, later) - value
+                self.side[k] = _sign(slope) or -event.direction
+            else:
+                self.side[k] = _sign(value)
 
 
 def _sign(value: float) -> float:

@@ -14,8 +14,7 @@ from ctsigprop.solvers.onestep import Step
 
 __all__ = ["Event", "Watch", "spacing"]
 
-PILE_UP = 3  # so many times in a row within a few roundings of t: they pile up
-NEAR = 10  # how many roundings of t
+NEAR = 10  # roundings of t; an event that comes again so soon comes infinitely often
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,7 @@ class Event:
 
     def __post_init__(self) -> None:
         if not callable(self.condition):
-            raise TypeError(
-                f"condition must be a function of (t, state), got {self.condition!r}"
-            )
+            raise TypeError(f"condition must be a function of (t, state), got {self.condition!r}")
         if self.reset is not None and not callable(self.reset):
             raise TypeError(f"reset must be a function of (t, state) or None, got {self.reset!r}")
         if self.direction not in (-1, 0, 1):
@@ -79,7 +76,13 @@ class Watch:
     """
 
     def __init__(
-        self, problem: Problem, t: Tensor, y: Tensor, f: Tensor, h: Tensor, probes: tuple[float, ...]
+        self,
+        problem: Problem,
+        t: Tensor,
+        y: Tensor,
+        f: Tensor,
+        h: Tensor,
+        probes: tuple[float, ...],
     ) -> None:
         self.problem = problem
         self.layout = problem.layout
@@ -89,17 +92,16 @@ class Watch:
             [event.direction for event in self.events], dtype=y.dtype, device=y.device
         )[:, None]
         self.terminal = torch.tensor([e.terminal for e in self.events], device=y.device)[:, None]
-        self.resets = torch.tensor(
-            [e.reset is not None for e in self.events], device=y.device
-        )[:, None]
+        self.resets = torch.tensor([e.reset is not None for e in self.events], device=y.device)[
+            :, None
+        ]
         self.left = torch.tensor(
             [torch.inf if e.limit is None else e.limit for e in self.events], device=y.device
         )[:, None].repeat(1, len(y))
         with torch.no_grad():
             now = torch.sign(self.values(t, y))
-            self.side = torch.where(now == 0, self._side_after(t, y, f, h), now)
+            self.side = torch.where(now == 0, self._drift(t, y, f, h), now)
         self.latest = torch.full_like(self.left, torch.nan, dtype=torch.float64)
-        self.piled = torch.zeros_like(self.left)
 
     def values(self, t: Tensor, y: Tensor) -> Tensor:
         """Return every condition of every sample, ``(events, samples)``."""
@@ -167,20 +169,21 @@ class Watch:
         return y, (fired & self.resets).any(dim=0), ended
 
     def rearm(
-        self, fired: Tensor, reset: Tensor, t: Tensor, y: Tensor, f: Tensor, h: Tensor
+        self, fired: Tensor, t: Tensor, before: Tensor, y: Tensor, f: Tensor, h: Tensor
     ) -> None:
-        """Note the side on which each condition goes on after an event."""
+        """Note the side on which each condition goes on, from the state before any reset."""
         with torch.no_grad():
-            now = torch.sign(self.values(t, y))
-            after = self._side_after(t, y, f, h)
-            other = torch.where(now != 0, now, torch.where(reset, after, self.side))
-            side = torch.where(fired, after, other)
+            value = self.values(t, y)
+            # at its zero the sign of a condition is rounding
+            there = (value == 0) | (fired & (value == self.values(t, before)))
+            side = torch.where(there, self._drift(t, y, f, h), torch.sign(value))
             self.side = torch.where(fired.any(dim=0), side, self._passed)
 
-    def _side_after(self, t: Tensor, y: Tensor, f: Tensor, h: Tensor) -> Tensor:
-        # at a zero the sign is rounding: look where the derivative leads
-        ahead = 1e-8 * h
-        return torch.sign(self.values(t + ahead, y + ahead.to(y.dtype)[:, None] * f))
+    def _drift(self, t: Tensor, y: Tensor, f: Tensor, h: Tensor) -> Tensor:
+        """Return the signs of the conditions' slopes."""
+        ahead = 1e-6 * h
+        later = self.values(t + ahead, y + ahead.to(y.dtype)[:, None] * f)
+        return torch.sign(later - self.values(t, y))
 
     def _crossings(self, step: Step, accepted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return which conditions cross, and between which shares of the step first."""
@@ -318,11 +321,10 @@ class Watch:
 
     def _pile_up(self, fired: Tensor, t: Tensor) -> None:
         t = t.detach()
-        close = (t - self.latest).abs() <= NEAR * spacing(t)
-        self.piled = torch.where(fired, torch.where(close, self.piled + 1, 0.0), self.piled)
+        piled = fired & ((t - self.latest).abs() <= NEAR * spacing(t))
         self.latest = torch.where(fired, t, self.latest)
-        if bool((self.piled >= PILE_UP).any()):
-            row, sample = (self.piled >= PILE_UP).nonzero()[0].tolist()
+        if bool(piled.any()):
+            row, sample = piled.nonzero()[0].tolist()
             raise StepLimitError(
                 time=float(t[sample]),
                 cause=f"event '{self.events[row].name}' fires again and again at one time: "

@@ -168,11 +168,10 @@ def run_fixed(
     stages = tableau.stages - (tableau.b[-1] == 0.0)
 
     def advance(problem: Problem, times: Sequence[Tensor], state: State, h: float) -> State:
-        slopes = [problem.field(times[0], state)]
+        slopes = [_slope(problem, times[0], state)]
         for i in range(1, stages):
             shifted = _shift(state, slopes, tableau.a[i], h)
-            slopes.append(problem.field(times[i], shifted))
-        problem.recorder.statistics.evaluations += stages
+            slopes.append(_slope(problem, times[i], shifted))
         return _shift(state, slopes, tableau.b, h)
 
     return _run(problem, tableau.c[:stages], advance, dt, max_steps)
@@ -203,6 +202,7 @@ def _march(
     max_steps: int,
 ) -> Callable[[Tensor], State] | None:
     like = problem.layout.pack(problem.y0).detach()
+    problem.recorder.row(0, problem.y0)
     stops = grid(problem, dt, max_steps)
     return March(problem, method(problem, like), stops, None, max_steps).run()
 
@@ -217,9 +217,9 @@ def _run(
         return
     stretches = list(intervals(problem.t, problem.jumps, dt))
     require_steps(sum(s.steps for s in stretches), max_steps, float(problem.t[0]))
-    caps = _caps(stretches)
+    edges = _edges(stretches)
     places = torch.tensor([*nodes, 1.0], dtype=torch.float64)
-    for stretch, cap in zip(stretches, caps, strict=True):
+    for stretch, (low, high) in zip(stretches, edges, strict=True):
         start, stop = float(stretch.start), float(stretch.stop)
         h = (stop - start) / stretch.steps
         for first in range(0, stretch.steps, CHUNK):
@@ -227,7 +227,7 @@ def _run(
             times = start + h * (torch.arange(first, first + count)[:, None] + places)
             if first + count == stretch.steps:
                 times[-1, -1] = stop
-            inside = times[:, :-1].clamp(max=cap).to(problem.t.device)
+            inside = times[:, :-1].clamp(low, high).to(problem.t.device)
             good = state
             for at, now in zip(inside, times[:, -1].to(problem.t.device), strict=True):
                 state = advance(problem, at.unbind(), state, h)
@@ -239,23 +239,21 @@ def _run(
             recorder.row(stretch.row, state)
 
 
-def _caps(stretches: list[Interval]) -> list[float]:
-    """Up to where the field may be evaluated in each stretch: it jumps at its later edge."""
-    forward = float(stretches[-1].stop) > float(stretches[0].start)
-    caps, cap = [], 0.0
-    if forward:
-        for i, stretch in enumerate(reversed(stretches)):
-            if i == 0 or stretch.jump:
-                cap = math.nextafter(float(stretch.stop), -math.inf)
-            caps.append(cap)
-        return caps[::-1]
-    jump = True
-    for stretch in stretches:
-        if jump:
-            cap = math.nextafter(float(stretch.start), -math.inf)
-        caps.append(cap)
-        jump = stretch.jump
-    return caps
+def _edges(stretches: list[Interval]) -> list[tuple[float, float]]:
+    """Between which times the field may be evaluated: it is continuous on [jump, next jump)."""
+    edges: list[tuple[float, float]] = []
+    first = 0
+    for i, stretch in enumerate(stretches):
+        if stretch.jump or i == len(stretches) - 1:
+            low, high = sorted([float(stretches[first].start), float(stretch.stop)])
+            edges += [(low, math.nextafter(high, -math.inf))] * (i + 1 - first)
+            first = i + 1
+    return edges
+
+
+def _slope(problem: Problem, t: Tensor, state: State) -> State:
+    problem.recorder.statistics.evaluations += 1
+    return {name: k.to(state[name].dtype) for name, k in problem.field(t, state).items()}
 
 
 def _shift(state: State, slopes: Sequence[State], weights: Sequence[float], h: float) -> State:
@@ -274,12 +272,11 @@ def _shift(state: State, slopes: Sequence[State], weights: Sequence[float], h: f
 def _advance_exponential(
     problem: Problem, times: Sequence[Tensor], state: State, h: float
 ) -> State:
-    slopes = problem.field(times[0], state)
+    slopes = _slope(problem, times[0], state)
     rates = {} if problem.linear is None else problem.linear(times[0], state)
-    problem.recorder.statistics.evaluations += 1
     new = dict(state)
     for name, slope in slopes.items():
-        weighted = phi1(h * rates[name]) * slope if name in rates else slope
+        weighted = phi1(h * rates[name]).to(slope.dtype) * slope if name in rates else slope
         new[name] = torch.add(state[name], weighted, alpha=h)
     return new
 

@@ -74,8 +74,7 @@ class March:
 
     def run(self) -> Interpolant | None:
         """Step every sample to the end of its span, and fill the recorder."""
-        self.problem.recorder.row(0, self.layout.unpack(self.y))
-        if self.stops.count and len(self.y):
+        if self.times.shape[1] > 1 and len(self.y):
             try:
                 self._begin()
                 turn = 0
@@ -87,6 +86,9 @@ class March:
                 statistics = self.problem.recorder.statistics
                 statistics.rejections += int(self.rejected.max())
                 statistics.steps += int((self.tried - self.rejected).max())
+        elif not len(self.y):
+            for row in range(self.times.shape[1]):
+                self.problem.recorder.row(row, self.problem.y0)
         if not self.problem.dense:
             return None
         return Interpolant(self.layout, self.y0, self.steps, self.start, self.t, self.sign)
@@ -109,11 +111,12 @@ class March:
 
     def _aim(self) -> None:
         self.target = self.stops.pick(self.stops.times, self.pointer)
-        self.cap = self.stops.pick(self.stops.caps, self.pointer)
+        self.low = self.stops.pick(self.stops.low, self.pointer)
+        self.high = self.stops.pick(self.stops.high, self.pointer)
 
     def _inside(self, t: Tensor) -> Tensor:
         """Keep times on this side of a jump; their gradient is kept as it is."""
-        inside = torch.minimum(t, self.cap)
+        inside = torch.clamp(t, self.low, self.high)
         return t + (inside - t).detach() if t.requires_grad else inside
 
     def _take(self, size: Tensor) -> Step:
@@ -158,7 +161,7 @@ class March:
         self._tell()
 
     def _judge(self, step: Step, landing: Tensor) -> Tensor | None:
-        """Say which samples' steps stand; None if all have to be repeated."""
+        """Say which samples' steps stand; None if none does."""
         if self.control is None:
             if not bool(torch.isfinite(step.end).all()):
                 sample = int(torch.nonzero(~torch.isfinite(step.end.detach()))[0, 0])
@@ -185,7 +188,7 @@ class March:
             self._require_headway(step, ~accepted)
         if self.suspects is not None:
             self._require_ease(step, self.suspects)
-        return accepted
+        return accepted if bool(accepted.any()) else None
 
     def _record(self, step: Step, reached: Tensor, accepted: Tensor) -> None:
         """Hand over the rows that lie in the step of each sample."""
@@ -202,12 +205,15 @@ class March:
         index = torch.arange(total, device=count.device) - (count.cumsum(0) - count)[sample]
         index = index + self.next_row[sample]
         t = self.times[sample if len(self.times) > 1 else torch.zeros_like(sample), index]
-        values = step.rows(sample, (t - step.t[sample]) / step.h[sample])
         exact = t.detach() == reached.detach()[sample]
         if not self.stops.every_row:
             exact = exact & (index == self.times.shape[1] - 1)
-        if bool(exact.any()):
-            values = torch.where(exact[:, None], step.end[sample], values)
+        values = step.end[sample]
+        if not bool(exact.all()):
+            # a step of no length has no inside: a NaN there would reach the gradients
+            size = torch.where(exact, 1.0, step.h[sample])
+            inside = step.rows(sample, (t - step.t[sample]) / size)
+            values = torch.where(exact[:, None], values, inside)
         self.problem.recorder.scatter(index, sample, values)
         self.next_row = self.next_row + count
 
@@ -221,25 +227,25 @@ class March:
 
     def _turn(self, landed: Tensor, fired: Tensor | None, at: Tensor) -> None:
         """Go on to the next stop, and through events."""
-        renew = None
+        renew = torch.zeros_like(landed)
         if bool(landed.any()):
             done = landed & (self.target.detach() == self.end)
             renew = landed & ~done & self.stops.pick(self.stops.jumps, self.pointer)
             self.active = self.active & ~done
             self.pointer = (self.pointer + landed).clamp(max=self.stops.count - 1)
             self._aim()
-        reset = None
+        before = self.y
         if fired is not None and self.watch is not None:
             self.y, reset, ended = self.watch.fire(fired, at, self.y)
             self.active = self.active & ~ended
-            renew = reset if renew is None else renew | reset
-        if renew is not None and bool(renew.any()):
+            renew = renew | reset
+        if bool(renew.any()):
             f = self._derivative(self._inside(self.t), self.y)
             self.f = torch.where(renew[:, None], f, self.f)
             self.problem.require_finite(self.t, self.f, "the derivative")
-        if fired is not None and reset is not None and self.watch is not None:
-            h = (self.target - self.t).detach() if self.control is None else self.control.h
-            self.watch.rearm(fired, reset, self.t, self.y, self.f, h.abs() * self.sign)
+        if fired is not None and self.watch is not None:
+            h = self.target - self.t if self.control is None else self.control.h * self.sign
+            self.watch.rearm(fired, self.t, before, self.y, self.f, h.detach())
 
     def _tell(self) -> None:
         if self.watch is not None and self.control is None:

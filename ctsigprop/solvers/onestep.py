@@ -116,9 +116,7 @@ class Exponential:
         self.problem = problem
         self.nodes = torch.tensor([[0.0], [1.0]], dtype=torch.float64, device=like.device)
         # the stages are f, φ₁ f and the new f
-        self.dense = torch.tensor(
-            hermite((0.0, 1.0, 0.0)), dtype=torch.float64, device=like.device
-        )
+        self.dense = torch.tensor(hermite((0.0, 1.0, 0.0)), dtype=torch.float64, device=like.device)
 
     def __call__(
         self, derivative: Derivative, times: Tensor, t: Tensor, y: Tensor, f: Tensor, h: Tensor

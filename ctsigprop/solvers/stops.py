@@ -12,7 +12,7 @@ from torch import Tensor
 from ctsigprop.errors import StepLimitError
 from ctsigprop.solvers.base import Problem
 
-__all__ = ["Interval", "Stops", "grid", "intervals", "landings"]
+__all__ = ["Interval", "Stops", "grid", "intervals", "landings", "require_steps"]
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Stops:
     ----------
     times : Tensor
         The stops, differentiable in the output times that they are made of.
-    caps : Tensor
-        Up to where the field may be evaluated on the way to each stop: a field is continuous from
-        the right, and holds its value on [jump, next jump).
+    low, high : Tensor
+        Between which times the field may be evaluated on the way to each stop: a field is
+        continuous from the right, and has no jump inside [jump, next jump).
     jumps : Tensor
         Whether the derivative has to be taken again after the stop.
     every_row : bool
@@ -33,7 +33,8 @@ class Stops:
     """
 
     times: Tensor
-    caps: Tensor
+    low: Tensor
+    high: Tensor
     jumps: Tensor
     every_row: bool
 
@@ -81,7 +82,7 @@ def intervals(t: Tensor, jumps: Tensor, dt: float) -> Iterator[Interval]:
 
 def _interval(start: Tensor, stop: Tensor, dt: float, row: int | None, jump: bool) -> Interval:
     # a length that is a whole number of steps but for rounding takes that number
-    steps = math.ceil(abs(float(stop) - float(start)) / dt * (1 - 1e-9))
+    steps = math.ceil(abs(float((stop - start).detach())) / dt * (1 - 1e-9))
     return Interval(start, stop, max(1, steps), row, jump)
 
 
@@ -115,25 +116,32 @@ def grid(problem: Problem, dt: float, max_steps: int) -> Stops:
             jumps[-1][-1] = stretch.jump
         columns.append(torch.cat(pieces))
         flags.append(torch.cat(jumps).to(t.device))
-        require_steps(len(columns[-1]), max_steps, float(row[0]))
+        require_steps(len(columns[-1]), max_steps, float(row[0].detach()))
     if not ragged:
-        first, last = t[:1].detach(), t[-1:].detach()
-        edges = torch.cat([torch.minimum(first, last), problem.jumps, torch.maximum(first, last)])
-        caps = _caps(columns[0].detach(), edges, bool(last >= first))
-        return Stops(columns[0], caps, flags[0], every_row=True)
+        return Stops(columns[0], *_between(columns[0], t, problem.jumps), flags[0], every_row=True)
     longest = max((len(column) for column in columns), default=0)
-    times = torch.stack(
-        [torch.cat([c, c[-1:].expand(longest - len(c))]) for c in columns]
-    ) if columns else t[:, :0]
-    later = torch.maximum(t[..., 0], t[..., -1]).detach().reshape(-1, 1)
-    caps = torch.nextafter(later, torch.full_like(later, -torch.inf)).expand_as(times)
-    return Stops(times, caps, torch.zeros_like(times, dtype=torch.bool), every_row=True)
+    times = (
+        torch.stack([torch.cat([c, c[-1:].expand(longest - len(c))]) for c in columns])
+        if columns
+        else t[:, :0]
+    )
+    ends = t.detach().reshape(-1, t.shape[-1])[:, [0, -1]].sort(dim=1).values
+    low, high = ends[:, :1].expand_as(times), just_before(ends[:, 1:]).expand_as(times)
+    return Stops(times, low, high, torch.zeros_like(times, dtype=torch.bool), every_row=True)
 
 
-def _caps(stops: Tensor, edges: Tensor, forward: bool) -> Tensor:
-    following = torch.searchsorted(edges, stops, right=not forward)
-    later = edges[following.clamp(max=len(edges) - 1)]
-    return torch.nextafter(later, torch.full_like(later, -torch.inf))
+def _between(stops: Tensor, t: Tensor, jumps: Tensor) -> tuple[Tensor, Tensor]:
+    ends = t[[0, -1]].detach()
+    edges = torch.cat([ends.min()[None], jumps, ends.max()[None]])
+    forward = bool(ends[1] >= ends[0])
+    later = torch.searchsorted(edges, stops.detach(), right=not forward)
+    later = later.clamp(min=1, max=len(edges) - 1)
+    return edges[later - 1], just_before(edges[later])
+
+
+def just_before(t: Tensor) -> Tensor:
+    """Return the next smaller floating-point numbers."""
+    return torch.nextafter(t, torch.full_like(t, -torch.inf))
 
 
 def landings(problem: Problem) -> Stops:
@@ -147,9 +155,9 @@ def landings(problem: Problem) -> Stops:
     order = torch.argsort((times * sign).detach(), dim=1, stable=True)
     times = times.gather(1, order)
     before = torch.cat([start, times[:, :-1].detach()], dim=1)
-    later = torch.where(sign > 0, times.detach(), before)
-    caps = torch.nextafter(later, torch.full_like(later, -torch.inf))
+    low = torch.minimum(before, times.detach())
+    high = just_before(torch.maximum(before, times.detach()))
     fresh = torch.ones_like(times, dtype=torch.bool)
     if problem.t.dim() == 1:
-        times, caps, fresh = times[0], caps[0], fresh[0]
-    return Stops(times, caps, fresh, every_row=False)
+        times, low, high, fresh = times[0], low[0], high[0], fresh[0]
+    return Stops(times, low, high, fresh, every_row=False)

@@ -6,16 +6,16 @@ import contextlib
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ctsigprop.errors import IntegrationError, StepLimitError, unknown
-from ctsigprop.solvers.base import Field, Problem, Solver, State, Statistics
-from ctsigprop.solvers.diagnosis import LastGood, sound
+from ctsigprop.solvers.base import Problem, Solver, State
+from ctsigprop.solvers.monitor import Monitor
 
 __all__ = ["TorchDiffEq"]
 
@@ -174,7 +174,7 @@ class TorchDiffEq(Solver):
         self._require_few_steps(problem.t)
         wanted = _differentiable(problem) if self.adjoint else ()
         for segment in problem.segments():
-            monitor = _Monitor(problem, segment.field, self)
+            monitor = Monitor(problem, segment.field, self)
             for first, last in self._stretches(segment.t):
                 rows, t = segment.rows[first:last], segment.t[first : last + 1]
                 try:
@@ -186,10 +186,11 @@ class TorchDiffEq(Solver):
                 state = states[-1]
 
     def _require_few_steps(self, t: Tensor) -> None:
-        span = abs(float(t[-1] - t[0]))
+        start, end = t.detach()[[0, -1]].tolist()
+        span = abs(end - start)
         if self.dt is not None and span / self.dt > self.max_steps:
             raise StepLimitError(
-                time=float(t[0]),
+                time=start,
                 cause=f"dt={self.dt:g} needs {span / self.dt:.3g} steps and max_steps is "
                 f"{self.max_steps}: raise either",
             )
@@ -208,7 +209,7 @@ class TorchDiffEq(Solver):
 
     def _record_passed(
         self,
-        monitor: _Monitor,
+        monitor: Monitor,
         state: State,
         t: Tensor,
         rows: list[int],
@@ -225,7 +226,7 @@ class TorchDiffEq(Solver):
         return self.method == "dopri8" if self.land_on_outputs is None else self.land_on_outputs
 
     def _solve(
-        self, monitor: _Monitor, state: State, t: Tensor, wanted: tuple[Tensor, ...]
+        self, monitor: Monitor, state: State, t: Tensor, wanted: tuple[Tensor, ...]
     ) -> list[State]:
         """Return the state at every time after the first."""
         from torchdiffeq import odeint, odeint_adjoint
@@ -266,127 +267,10 @@ class TorchDiffEq(Solver):
         """Divide each interval into equal steps of at most dt."""
         pieces = []
         for a, b in itertools.pairwise(t.unbind()):
-            steps = max(1, math.ceil(abs(float(b - a)) / cast("float", self.dt) - 1e-9))
+            length = abs(float((b - a).detach()))
+            steps = max(1, math.ceil(length / cast("float", self.dt) - 1e-9))
             pieces.append(a + (b - a) * torch.arange(steps, dtype=t.dtype, device=t.device) / steps)
         return torch.cat([*pieces, t[-1:]])
-
-
-class _Monitor:
-    """The right-hand side of a segment as torchdiffeq calls it, aware of how far the run is."""
-
-    def __init__(self, problem: Problem, field: Field, solver: TorchDiffEq) -> None:
-        self.problem = replace(problem, field=field)
-        self.solver = solver
-        self.statistics = problem.recorder.statistics
-        self.limit: float = solver.max_steps
-        self.accepted = problem.accepted
-        self.first_step = solver.first_step
-        self.start = float(problem.t[0])
-        self.forward = math.copysign(1.0, float(problem.t[-1]) - self.start)
-        self.backward_steps = 0
-        self.calls: list[tuple[Tensor, State]] = []
-
-    def silent(self) -> _Monitor:
-        """Return a monitor for the same segment that counts nothing and has no limit."""
-        again = _Monitor(self.problem, self.problem.field, self.solver)
-        again.statistics, again.limit = Statistics(), math.inf
-        again.accepted = lambda _t, _state, _derivative: None
-        return again
-
-    def depart(self, t: Tensor, state: State) -> None:
-        """Begin a stretch."""
-        self.t, self.state = float(t[0]), {name: y.detach() for name, y in state.items()}
-        self.step = float(t[1] - t[0])
-        self.trying = False
-        self.calls.clear()
-
-    def passed(self, t: Tensor) -> int:
-        """Return how many of the times the run has passed."""
-        return int((self.forward * t <= self.forward * self.t).sum())
-
-    def record(self, rows: list[int], states: list[State]) -> None:
-        """Record outputs; the end of a segment may be none."""
-        for row, state in zip(rows, states, strict=False):
-            self.problem.recorder.row(row, state)
-
-    def arrive(self, t: Tensor, values: Iterable[Tensor]) -> None:
-        """Take a point as reached, unless its state is no good."""
-        state = dict(zip(self.state, (y.detach() for y in values), strict=True))
-        if not sound(*state.values()):
-            raise self._failure(self.last_good().overflow)
-        if self.trying and float(t) == self.t:
-            self.statistics.rejections += 1
-        elif self.trying:
-            self.t, self.state = float(t), state
-            self.statistics.steps += 1
-            self.accepted(t.detach(), state, None)
-
-    def callback_step(self, t: Tensor, values: tuple[Tensor, ...], dt: Tensor) -> None:
-        """Take note of a step about to be tried; torchdiffeq calls this."""
-        self.arrive(t, values)
-        step = self.forward * float(dt)
-        if self.t + step == self.t:
-            raise self._failure(self.last_good().underflow)
-        if self.statistics.steps + self.statistics.rejections >= self.limit:
-            raise self.last_good().step_limit(self.solver.max_steps)
-        self.step, self.first_step, self.trying = step, abs(step), True
-        self.calls.clear()
-
-    def callback_step_adjoint(self, t: Tensor, _values: object, dt: Tensor) -> None:
-        """Watch over the backward solve; torchdiffeq calls this."""
-        self.calls.clear()
-        self.backward_steps += 1
-        time = self.forward * float(t)
-        if float(t) + float(dt) == float(t):
-            raise IntegrationError(
-                time=time,
-                cause="the adjoint equation cannot be solved backward from here, its steps get "
-                "too short; use adjoint=False",
-            )
-        if self.backward_steps > self.solver.max_steps:
-            raise StepLimitError(
-                time=time,
-                cause=f"{self.backward_steps} steps of the adjoint equation did not reach the "
-                "start; raise max_steps, or use adjoint=False",
-            )
-
-    def __call__(self, t: Tensor, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        self.statistics.evaluations += 1
-        state = dict(zip(self.state, values, strict=True))
-        given = self.problem.field(t.to(torch.float64), state)
-        derivative = {
-            name: given[name] if name in given else torch.zeros_like(y) for name, y in state.items()
-        }
-        self.calls.append((t, derivative))
-        return tuple(derivative.values())
-
-    def last_good(self) -> LastGood:
-        """Return the last point that was good."""
-        layout = self.problem.layout
-        t = torch.full((layout.samples,), self.t, dtype=torch.float64)
-
-        def rate(y: Tensor) -> Tensor:
-            flat = y.reshape(layout.samples, layout.size)
-            return self.problem.derivative(t, flat).detach().reshape(-1)
-
-        return LastGood(
-            t=self.t,
-            y=layout.pack(self.state).reshape(-1),
-            step=self.step,
-            start=self.start,
-            rate=rate,
-            locate=lambda position: layout.locate(*divmod(position, layout.size)),
-            rtol=self.solver.rtol,
-            explicit=True,
-        )
-
-    def _failure(self, otherwise: Callable[[], IntegrationError]) -> IntegrationError:
-        """Return the error that names a derivative that is not finite, if that is what failed."""
-        for t, derivative in self.calls:
-            flat = self.problem.layout.pack(derivative).detach().reshape(-1)
-            if not bool(torch.isfinite(flat).all()):
-                return self.last_good().not_finite(float(t), flat)
-        return otherwise()
 
 
 def _largest_rms(tensors: tuple[Tensor, ...]) -> Tensor:

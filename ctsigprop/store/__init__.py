@@ -1,5 +1,7 @@
 """Results and checkpoints on disk: saved whole or not at all, and checked when they are opened."""
 
+from __future__ import annotations
+
 from ctsigprop.store.archive import open, save
 from ctsigprop.store.checkpoint import (
     Checkpoint,

@@ -112,7 +112,8 @@ def open(path: str | os.PathLike[str], *, verify: bool = True) -> DataTree:
         A ``.zarr`` or ``.nc`` store.
     verify : bool
         Load everything and compare it with the checksums of `save`. Without it, values are read
-        when they are first used, unchecked, and the tree should be closed after use.
+        when they are first used, unchecked, and the tree should be closed after use; HDF5 may
+        then read a damaged file without end.
 
     Returns
     -------
@@ -125,6 +126,13 @@ def open(path: str | os.PathLike[str], *, verify: bool = True) -> DataTree:
         If nothing is there.
     CorruptStoreError
         If the store is empty, truncated, incomplete or altered, or was not written by `save`.
+
+    Examples
+    --------
+    >>> import tempfile, xarray as xr
+    >>> run = xr.DataTree.from_dict({"/weights": xr.Dataset({"w": (("post", "pre"), [[0.5]])})})
+    >>> open(save(run, tempfile.mkdtemp() + "/run.nc"))["weights/w"].dims
+    ('post', 'pre')
     """
     import xarray as xr
 

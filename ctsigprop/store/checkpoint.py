@@ -128,6 +128,14 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
         If there is no checkpoint.
     CorruptStoreError
         If there is none that is good.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> _ = save_checkpoint(folder, 100, {"w": np.eye(2)}, {})
+    >>> load_checkpoint(folder).arrays["w"].dtype
+    torch.float64
     """
     folder = Path(folder)
     failed: list[str] = []

@@ -55,14 +55,12 @@ def validate(tree: DataTree) -> list[str]:
         path = "/" if relative == "." else f"/{relative}"
         if node is not tree and not _GROUP.fullmatch(node.name or ""):
             problems.append(f"{path}: the name of a group must be a lower-case identifier")
-        own = node.to_dataset(inherit=node is tree)
-        problems += [
-            f"{path}: {problem}" for problem in _dimension_problems(own, node.to_dataset())
-        ]
+        own, seen = node.to_dataset(inherit=node is tree), node.to_dataset()
+        problems += [f"{path}: {problem}" for problem in _dimension_problems(own, seen)]
         for name, variable in own.variables.items():
             problems += [
                 f"{path.rstrip('/')}/{name}: {problem}"
-                for problem in _variable_problems(path, str(name), variable, node.to_dataset())
+                for problem in _variable_problems(path, str(name), variable, seen)
             ]
     return problems
 

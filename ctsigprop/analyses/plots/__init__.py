@@ -1,0 +1,8 @@
+"""Figures, drawn from result trees alone: nothing is computed again."""
+
+from ctsigprop.analyses.plots.courses import plot_time_courses
+from ctsigprop.analyses.plots.learning import plot_learning, plot_weights
+from ctsigprop.analyses.plots.look import style
+from ctsigprop.analyses.plots.portraits import plot_portrait
+
+__all__ = ["plot_learning", "plot_portrait", "plot_time_courses", "plot_weights", "style"]

@@ -1,0 +1,154 @@
+"""Phase portraits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ctsigprop.analyses.plots.look import (
+    BLACK,
+    BLUE,
+    GREY,
+    VERMILION,
+    derivative,
+    label,
+    need,
+    style,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from xarray import Dataset, DataTree
+
+__all__ = ["plot_portrait"]
+
+MARKERS = {"node": "s", "focus": "o", "star": "*", "improper_node": "p"}
+MARKERS |= {"saddle": "D", "saddle_focus": "d", "centre": r"$\odot$"}
+MARKERS |= {"degenerate": "X", "marginal": "P"}
+
+
+def plot_portrait(tree: DataTree) -> Figure:
+    """Draw a phase portrait: field, nullclines, orbits and fixed points by type.
+
+    Filled markers are stable, open ones unstable, half-filled ones saddles.
+
+    Parameters
+    ----------
+    tree : xarray.DataTree
+        From `portrait`, or read back from a store.
+
+    Examples
+    --------
+    >>> import ctsigprop as ct
+    >>> from ctsigprop.analyses.phase import portrait
+    >>> tree = portrait(ct.System(ct.fitzhugh_nagumo()), {"v": (-2, 2), "w": (-1, 2)})
+    >>> plot_portrait(tree).axes[0].get_xlabel()
+    'v'
+    """
+    from matplotlib.figure import Figure
+
+    need(tree, "vector_field", "portrait")
+    field = tree["vector_field"].to_dataset()
+    components = list(tree.attrs["components"])
+    x = tree.attrs["axes"][0]
+    with style():
+        figure = Figure(figsize=(5.2, 4.9))
+        ax = figure.add_subplot()
+        ax.set_title(tree.attrs["title"])
+        ax.set_xlabel(label(field[x]))
+        ax.set_xlim(float(field[x][0]), float(field[x][-1]))
+        if len(components) == 1:
+            _draw_line_field(ax, field, x)
+        else:
+            _draw_plane(ax, tree, field)
+        if "fixed_points" in tree.children:
+            _draw_fixed_points(ax, tree["fixed_points"].to_dataset(), components)
+        handles, labels = ax.get_legend_handles_labels()
+        shown = dict(zip(labels, handles, strict=True))
+        figure.legend(
+            shown.values(), shown.keys(), loc="outside lower center", ncols=min(len(shown), 3)
+        )
+    return figure
+
+
+def _draw_plane(ax: Axes, tree: DataTree, field: Dataset) -> None:
+    x, y = tree.attrs["axes"]
+    u, v = (np.ma.masked_invalid(field[f"d{name}_dt"].transpose(y, x).values) for name in (x, y))
+    ax.set_ylabel(label(field[y]))
+    ax.set_ylim(float(field[y][0]), float(field[y][-1]))
+    grey = "#C8C8C8"
+    ax.streamplot(
+        field[x].values,
+        field[y].values,
+        u,
+        v,
+        color=grey,
+        linewidth=0.7,
+        arrowsize=0.7,
+        density=1.1,
+    )
+    if "nullclines" in tree.children:
+        curves = tree["nullclines"].to_dataset()
+        for colour, name in ((BLUE, x), (VERMILION, y)):
+            own = curves.isel(point=curves["variable"].values == name)
+            for _, curve in own.groupby("curve") if own.sizes["point"] else ():
+                ax.plot(
+                    curve[x],
+                    curve[y],
+                    color=colour,
+                    lw=2.0,
+                    clip_on=False,
+                    zorder=3,
+                    label=f"{derivative(name)} = 0",
+                )
+    if "trajectories" in tree.children:
+        orbits = [
+            _component(tree["trajectories"].to_dataset(), name, "time", "sample")
+            for name in tree.attrs["components"]
+        ]
+        ax.plot(*orbits, color="#4D4D4D", lw=0.8, label="orbits")
+        ax.plot(*(orbit[0] for orbit in orbits), ".", color="#4D4D4D", ms=3)
+
+
+def _draw_line_field(ax: Axes, field: Dataset, x: str) -> None:
+    rate = field[f"d{x}_dt"]
+    ax.axhline(0.0, color=GREY, lw=0.8)
+    ax.plot(field[x], rate, color=BLUE, label=derivative(x))
+    unit = rate.attrs["units"]
+    ax.set_ylabel(derivative(x) + (f" ({unit})" if unit != "1" else ""))
+
+
+def _draw_fixed_points(ax: Axes, found: Dataset, components: Sequence[str]) -> None:
+    meanings = found["type"].attrs["flag_meanings"].split()
+    where = [_component(found, name, "fp") for name in components]
+    if len(where) == 1:
+        where.append(np.zeros_like(where[0]))
+    for k, flag in enumerate(found["type"].values):
+        kind = meanings[flag]
+        stability, _, shape = kind.partition("_") if "stable" in kind else ("", "", kind)
+        open_face = stability == "unstable"
+        half = kind.startswith("saddle")
+        ax.plot(
+            where[0][k],
+            where[1][k],
+            marker=MARKERS[shape],
+            ms=8 if shape != "star" else 12,
+            color=BLACK,
+            markerfacecolor="white" if open_face else BLACK,
+            markerfacecoloralt="white",
+            fillstyle="left" if half else "full",
+            label=kind.replace("_", " "),
+            zorder=5,
+            clip_on=False,
+            ls="",
+        )
+
+
+def _component(dataset: Dataset, name: str, *leading: str) -> Any:
+    """Return the values of a component such as ``w[0,1]`` along the leading dims."""
+    variable, _, index = name.rstrip("]").partition("[")
+    array = dataset[variable].transpose(*leading, ...).values
+    return array[(..., *map(int, index.split(",")))] if index else array

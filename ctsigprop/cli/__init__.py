@@ -1,0 +1,22 @@
+"""The command line: learn, simulate, show, validate."""
+
+from __future__ import annotations
+
+import typer
+
+from ctsigprop.cli.learn import learn
+from ctsigprop.cli.show import check, show
+from ctsigprop.cli.simulate import simulate
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Continuous-time neural systems that learn: simulate, analyse, fit.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(learn)
+app.command()(simulate)
+app.command()(show)
+app.command(name="validate")(check)

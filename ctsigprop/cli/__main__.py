@@ -1,0 +1,5 @@
+"""Let ``python -m ctsigprop.cli`` be the command line."""
+
+from ctsigprop.cli import app
+
+app()

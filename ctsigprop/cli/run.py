@@ -1,0 +1,103 @@
+"""What every command does with a run: its folder, its figures, its last words."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ctsigprop.errors import IntegrationError
+from ctsigprop.store import check_writable, save
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from xarray import DataTree
+
+__all__ = [
+    "RESULTS",
+    "AsJson",
+    "Out",
+    "Overwrite",
+    "figures_of",
+    "new_folder",
+    "refusals",
+    "say",
+    "store_of",
+    "write",
+]
+
+RESULTS = "results.zarr"
+
+Out = Annotated[Path | None, typer.Option(help="Folder of the run; a new one by default.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as one last JSON line.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace the results in an existing folder.")]
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Print what was refused or failed in one line, without a traceback, and exit with 2."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, IntegrationError) as error:
+        typer.echo(f"ctsigprop: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def new_folder(out: Path | None, command: str, overwrite: bool) -> Path:
+    """Return the folder of a run, made and writable, before any work starts."""
+    if out is None:
+        number = 1
+        while (Path("runs") / f"{command}-{number}").exists():
+            number += 1
+        out = Path("runs") / f"{command}-{number}"
+    check_writable(out / RESULTS, overwrite=overwrite)
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def store_of(run: Path) -> Path:
+    """Return the store of a run given by its folder, or by the store itself."""
+    return run / RESULTS if (run / RESULTS).exists() else run
+
+
+def write(folder: Path, tree: DataTree, lines: Sequence[str]) -> None:
+    """Write the data, then the figures drawn from them, then the summary."""
+    save(tree, folder / RESULTS, overwrite=True)
+    for name, figure in figures_of(tree).items():
+        figure.savefig(folder / f"{name}.png", dpi=150)
+    (folder / "summary.txt").write_text("\n".join(lines) + "\n")
+
+
+def figures_of(tree: DataTree) -> dict[str, Figure]:
+    """Return the figures of a tree by name, whatever kind of run it holds."""
+    from ctsigprop.analyses.plots import (
+        plot_learning,
+        plot_portrait,
+        plot_time_courses,
+        plot_weights,
+    )
+
+    figures: dict[str, Figure] = {}
+    if "learning" in tree.children:
+        figures |= {"learning": plot_learning(tree), "weights": plot_weights(tree)}
+    if "simulation" in tree.children:
+        figures["time_courses"] = plot_time_courses(tree)
+    if "vector_field" in tree.children:
+        figures["portrait"] = plot_portrait(tree)
+    return figures
+
+
+def say(lines: Sequence[str], folder: Path, numbers: Mapping[str, Any] | None) -> None:
+    """Print the summary, what was written, what to look at next, and the figures as JSON."""
+    for line in lines:
+        typer.echo(line)
+    written = ", ".join(sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")))
+    typer.echo(f"wrote {folder}: {written}")
+    typer.echo(f"next: look at the figures there, or run: ctsigprop show {folder}")
+    if numbers is not None:
+        sys.stdout.write(json.dumps(numbers) + "\n")

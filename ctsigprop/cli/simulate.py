@@ -1,0 +1,124 @@
+"""``ctsigprop simulate``: a shipped model, or one from a file, integrated and drawn."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from ctsigprop.cli.run import AsJson, Out, Overwrite, new_folder, refusals, say, write
+from ctsigprop.errors import unknown
+from ctsigprop.models.catalogue import NEURONS
+from ctsigprop.models.neurons import TextNeuron
+from ctsigprop.solve import solve
+from ctsigprop.solvers.adaptive import BogackiShampine, Dopri5, Tsit5
+from ctsigprop.solvers.base import Solver
+from ctsigprop.solvers.fixed import RK4, Euler, ExponentialEuler, Heun, Midpoint
+from ctsigprop.solvers.scipy_ import SciPy
+from ctsigprop.system import System
+
+__all__ = ["simulate"]
+
+SOLVERS: dict[str, tuple[type[Solver], dict[str, Any]]] = {
+    "tsit5": (Tsit5, {}),
+    "dopri5": (Dopri5, {}),
+    "bogacki-shampine": (BogackiShampine, {}),
+    "euler": (Euler, {"dt": 0.01}),
+    "midpoint": (Midpoint, {"dt": 0.01}),
+    "heun": (Heun, {"dt": 0.01}),
+    "rk4": (RK4, {"dt": 0.01}),
+    "exponential-euler": (ExponentialEuler, {"dt": 0.01}),
+    "radau": (SciPy, {"method": "Radau"}),
+    "bdf": (SciPy, {"method": "BDF"}),
+    "lsoda": (SciPy, {"method": "LSODA"}),
+}
+
+
+def simulate(
+    model: Annotated[str, typer.Argument(help="A shipped neuron, or a file with equations.")],
+    parameters: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE of a parameter; repeat it.")
+    ] = None,
+    initial: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE of a variable at the start; repeat it.")
+    ] = None,
+    duration: Annotated[float, typer.Option(help="In the model's unit of time.")] = 100.0,
+    points: Annotated[int, typer.Option(min=2, help="Output times.")] = 1001,
+    solver: Annotated[str, typer.Option(help=f"One of: {', '.join(SOLVERS)}.")] = "tsit5",
+    dt: Annotated[float | None, typer.Option(help="Step of the fixed-step solvers.")] = None,
+    rtol: Annotated[float | None, typer.Option(help="Of the adaptive solvers.")] = None,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Integrate a model, and draw its time courses."""
+    with refusals():
+        if not duration > 0:
+            raise ValueError(f"--duration must be > 0; got {duration}")
+        system = System(_neuron(model, _pairs(parameters)))
+        start, method = _pairs(initial), _solver(solver, dt, rtol)
+        system.check_state(start)
+        folder = new_folder(out, "simulate", overwrite)
+        times = torch.linspace(0, duration, points, dtype=torch.float64)
+        run = solve(system, start, times, solver=method, progress=not as_json)
+        tree = run.to_xarray(title=f"{Path(model).stem}, {solver}")
+        cost = run.statistics
+        final = {name: value.flatten().tolist() for name, value in run.final.items()}
+        lines = [
+            tree.attrs["title"],
+            f"t = 0 to {float(run.t[-1]):g} {_unit(system)}: {run.message}",
+            f"{cost.steps} steps, {cost.rejections} rejected, {cost.evaluations} evaluations, "
+            f"{cost.seconds:.2f} s",
+            *(f"{name} ends at {_listed(ends)}" for name, ends in final.items()),
+        ]
+        write(folder, tree, lines)
+        numbers = {"final": final, "status": run.status, "steps": cost.steps, "out": str(folder)}
+        say(lines, folder, numbers if as_json else None)
+    if run.status == "interrupted":
+        raise typer.Exit(130)
+
+
+def _listed(values: list[float]) -> str:
+    return ", ".join(f"{value:.6g}" for value in values)
+
+
+def _unit(system: System) -> str:
+    return "time units" if system.time_unit == "1" else system.time_unit
+
+
+def _pairs(given: list[str] | None) -> dict[str, float]:
+    pairs: dict[str, float] = {}
+    for item in given or []:
+        name, _, value = item.partition("=")
+        try:
+            pairs[name.strip()] = float(value)
+        except ValueError:
+            raise ValueError(f"'{item}' must be NAME=NUMBER") from None
+    return pairs
+
+
+def _neuron(model: str, parameters: dict[str, float]) -> TextNeuron:
+    if Path(model).is_file():
+        values: dict[str, Any] = dict(parameters)
+        return TextNeuron(Path(model).read_text(), **values)
+    if model not in NEURONS:
+        raise ValueError(f"{unknown('model', model, NEURONS)}; or a file with equations")
+    accepted = set(inspect.signature(NEURONS[model]).parameters) - {"name", "size"}
+    for name in parameters:
+        if name not in accepted:
+            raise ValueError(unknown(f"parameter of {model}", name, accepted))
+    return NEURONS[model](**parameters)
+
+
+def _solver(name: str, dt: float | None, rtol: float | None) -> Solver:
+    if name not in SOLVERS:
+        raise ValueError(unknown("solver", name, SOLVERS))
+    kind, options = SOLVERS[name]
+    given = {k: v for k, v in (("dt", dt), ("rtol", rtol)) if v is not None}
+    for option in given:
+        if option not in inspect.signature(kind).parameters:
+            raise ValueError(f"--{option} does not go with the solver '{name}'")
+    return kind(**{**options, **given})

@@ -25,6 +25,7 @@ from ctsigprop.models.rules import (
     hebb,
     homeostatic_scaling,
     oja,
+    tagged_hebb,
     weight_decay,
 )
 from ctsigprop.models.synapses import Input, LearningSignal, Synapse
@@ -32,6 +33,7 @@ from ctsigprop.signals import Constant, Held, Noise, Pulse, Rhythm, Sampled, Sig
 from ctsigprop.solution import Solution
 from ctsigprop.solve import rerun, solve
 from ctsigprop.solvers.adaptive import BogackiShampine, Dopri5, Tsit5
+from ctsigprop.solvers.brian2_ import Brian2
 from ctsigprop.solvers.events import Event
 from ctsigprop.solvers.fixed import RK4, Euler, ExponentialEuler, Heun, Midpoint
 from ctsigprop.solvers.impulses import Impulse
@@ -47,6 +49,7 @@ __version__ = version("ctsigprop")
 __all__ = [
     "RK4",
     "BogackiShampine",
+    "Brian2",
     "Constant",
     "Dopri5",
     "Euler",
@@ -103,6 +106,7 @@ __all__ = [
     "sigprop_network",
     "solve",
     "stuart_landau",
+    "tagged_hebb",
     "theta",
     "train",
     "validate",

@@ -17,16 +17,18 @@ import xarray as xr
 import ctsigprop as ct
 from ctsigprop.analyses.plots import plot_time_courses
 
-COUNT, HOLD = 1000, 1.0
+COUNT, HOLD = 700, 2.0
 
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     patterns = torch.tensor([[1.0, 0.2], [0.3, 1.0]], dtype=torch.float64)
     system = ct.System(
-        ct.Source("x", 2, ct.Held([k * HOLD for k in range(COUNT)], patterns.repeat(COUNT // 2, 1))),
+        ct.Source(
+            "x", 2, ct.Held([k * HOLD for k in range(COUNT)], patterns.repeat(COUNT // 2, 1))
+        ),
         ct.leaky_integrator("y", tau=0.2),
-        ct.Synapse("x", "y", [[0.6, 0.3]], plasticity=ct.bcm(0.02, tau_theta=10.0)),
+        ct.Synapse("x", "y", [[0.6, 0.3]], plasticity=ct.bcm(0.02, tau_theta=20.0)),
     )
     times = torch.linspace(0.0, COUNT * HOLD, 501, dtype=torch.float64)
     tree = ct.solve(system, t=times, solver=ct.RK4(dt=0.2)).to_xarray(

@@ -1,7 +1,7 @@
 """Two coupled neurons: a Hebbian weight grows while both are active, and decays afterwards.
 
-    tau ds_a/dt = -s_a + tanh(u(t) - 0.5 s_b)      dW_ba/dt = eta s_b s_a - rate W_ba
-    tau ds_b/dt = -s_b + tanh(W_ba s_a)
+tau ds_a/dt = -s_a + tanh(u(t) - 0.5 s_b)      dW_ba/dt = eta s_b s_a - rate W_ba
+tau ds_b/dt = -s_b + tanh(W_ba s_a)
 """
 
 from __future__ import annotations

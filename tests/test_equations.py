@@ -226,6 +226,15 @@ def test_float32_stays_float32(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_results_are_on_the_device_of_the_state(name):
+    equations, _, values = build(name)
+    state = {key: value.to("meta") for key, value in tensors(values).items()}
+    for function in (equations.torch(), equations.linear(), equations.jacobian()):
+        rates = function(time().to("meta"), state)
+        assert all(rate.device.type == "meta" for rate in rates.values())
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_jacobian_agrees_with_autodiff(name):
     equations, _, values = build(name)
     state, rates, entries = tensors(values), equations.torch(), equations.jacobian()
@@ -666,7 +675,7 @@ REFUSED = {
     "subexpression": ("dv/dt = s/tau : mV\ns = v/tau : mV", MV, "s = v/tau : mV — the right side"),
     "exp": ("dv/dt = exp(v)/tau : mV", MV, "exp takes a dimensionless number, 'v' is in mV"),
     "exponent unit": ("dv/dt = 2**v/tau : mV", MV, "an exponent takes a dimensionless number"),
-    "base": ("dv/dt = v**f/tau : mV", MV, "exponent of a quantity in mV is a number up to 100, not 'f'"),
+    "base": ("dv/dt = v**f/tau : mV", MV, "in mV is a number up to 100, not 'f'"),
     "mixed time": ("dv/dt = v/tau : mV\ndw/dt = -w : 1\ndu/dt = -u/tau : 1", MV,
                    "dw/dt = -w : 1 — is dimensionless in time, 'dv/dt = v/tau : mV' is in units"),
     "time unit": ("dv/dt = v/tau : mV", MV | {"time_unit": "mV"}, "time_unit is a unit of time"),

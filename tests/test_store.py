@@ -49,7 +49,11 @@ def a_run() -> xr.DataTree:
             "/": root,
             "/simulation": xr.Dataset(
                 {"v": (("time", "neuron"), v, {"units": "mV", "missing": "after the event"})},
-                coords={"time": time, "neuron": ["a", "b", "cc"]},
+                coords={
+                    "time": time,
+                    "neuron": ["a", "b", "cc"],
+                    "layer": ("neuron", [0, 0, 1], {"units": "1"}),
+                },
             ),
             "/weights": xr.Dataset(
                 {
@@ -145,6 +149,8 @@ ATTRIBUTES: dict[str, Any] = {
     "nul": "a\0b",
     "infinite": float("inf"),
     "units": "seconds",
+    "scale_factor": 2.0,
+    "_FillValue": 1.0,
 }
 
 
@@ -163,10 +169,19 @@ def test_attributes_survive(name: str, path: Path) -> None:
 
 def test_numpy_attributes_become_plain(path: Path) -> None:
     attrs = {"n": np.int8(3), "x": np.float32(0.5), "a": np.arange(3), "s": np.str_("mV")}
-    run = xr.DataTree(xr.Dataset(attrs=attrs))
+    run = xr.DataTree(xr.Dataset({"v": ((), 1.0, attrs)}, attrs=attrs))
     store.save(run, path)
-    assert repr(store.open(path).attrs) == "{'n': 3, 'x': 0.5, 'a': [0, 1, 2], 's': 'mV'}"
-    assert run.attrs["n"].dtype == np.int8  # what was given is left alone
+    back = store.open(path)
+    for before, after in ((run, back), (run["v"], back["v"])):
+        assert repr(after.attrs) == "{'n': 3, 'x': 0.5, 'a': [0, 1, 2], 's': 'mV'}"
+        assert before.attrs["n"].dtype == np.int8  # what was given is left alone
+
+
+def test_bits_of_nan_and_zero_survive(path: Path) -> None:
+    negative = np.copysign([[0.0, 0.0], [np.nan, np.nan]], -1)
+    run = xr.DataTree(xr.Dataset({"zero": ("t", negative[0]), "nan": ("t", negative[1])}))
+    store.save(run, path)
+    assert exact(store.open(path)) == exact(run)
 
 
 def test_flag_values_have_the_dtype_of_the_variable(tmp_path: Path) -> None:
@@ -213,6 +228,22 @@ def test_open_without_verifying_is_lazy(path: Path) -> None:
     assert not isinstance(back["simulation/v"].variable._data, np.ndarray)
     assert back.identical(run)
     back.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs a /proc")
+def test_closing_lets_go_of_the_file(tmp_path: Path) -> None:
+    path = store.save(a_run(), tmp_path / "run.nc")
+
+    def is_open() -> bool:
+        held = (fd.resolve() for fd in Path("/proc/self/fd").iterdir())
+        return path.resolve() in held
+
+    store.open(path)
+    assert not is_open()
+    back = store.open(path, verify=False)
+    assert is_open()
+    back.close()
+    assert not is_open()
 
 
 names = st.from_regex(r"[a-z][a-z_0-9]{0,4}", fullmatch=True)
@@ -503,6 +534,13 @@ def test_damage_is_named(tmp_path: Path) -> None:
         (root / "zarr.json").write_text(json.dumps(meta))
 
     assert "'/' has changed" in damaged(rewrite_title)
+
+    def demote(root: Path) -> None:
+        meta = json.loads((root / "simulation/v/zarr.json").read_text())
+        assert meta["attributes"].pop("coordinates") == "layer"
+        (root / "simulation/v/zarr.json").write_text(json.dumps(meta))
+
+    assert "'/simulation/layer' has changed" in damaged(demote)
 
 
 def test_a_foreign_store_is_opened_unverified_only(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ class FlatField:
 
     def jacobian(self, y: Tensor) -> Tensor:
         """Return the exact ∂f_i/∂y_j at many points at once, ``(..., n, n)``."""
-        _, pull = torch.func.vjp(self, y)
+        pull = torch.func.vjp(self, y)[1]
         rows = [
             pull(direction.expand_as(y))[0]
             for direction in torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
@@ -205,7 +205,7 @@ class FlatField:
         if name in self._slices:
             part = self._slices[name]
             if part.stop - part.start == 1:
-                return part.start
+                return int(part.start)
             own = list(self._every)[part]
             raise ValueError(
                 f"'{name}' has {len(own)} components; name one: {', '.join(own[:6])}"

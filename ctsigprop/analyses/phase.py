@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -333,7 +332,7 @@ def _zero_curves(plane: FlatField, i: int, box: Array, points: int) -> list[Arra
     for axis, (low, high) in zip(axes, box, strict=True):
         axis[1], axis[-2] = low, high
     values = _on_grid(plane, axes)[..., i]
-    masked = np.ma.masked_invalid(values.T)
+    masked = np.ma.masked_invalid(values.T)  # type: ignore[no-untyped-call]
     lines = contourpy.contour_generator(z=masked, line_type="Separate").lines(0.0)
     typical = np.median(np.abs(masked.compressed())) if masked.count() else 1.0
     curves: list[Array] = []
@@ -378,8 +377,7 @@ def _leaving(system: System, within: Ranges) -> Event:
 def _crossing_time(field: Dataset) -> float:
     """Return how long a point of median speed needs to cross the ranges."""
     speeds = [
-        np.abs(field[f"d{axis}_dt"]).transpose(*field.sizes)
-        / float(field[axis][-1] - field[axis][0])
+        abs(field[f"d{axis}_dt"].values) / float(field[axis][-1] - field[axis][0])
         for axis in field.sizes
     ]
     speed = float(np.nanmedian(np.max(speeds, axis=0)))

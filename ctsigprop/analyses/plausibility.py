@@ -1,8 +1,7 @@
-"""Biological plausibility as numbers: what a rule reads, and where its updates point."""
+"""Biological plausibility as numbers: what each rule of plasticity reads, and how far away."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,19 +10,17 @@ from torch import Tensor
 
 from ctsigprop.checks import check_inputs
 from ctsigprop.errors import unknown
-from ctsigprop.learning.sigprop import Sigprop
 from ctsigprop.models.plasticity import TextPlasticity
 from ctsigprop.models.synapses import Synapse
 from ctsigprop.signals import Signal
 from ctsigprop.solution import root_attributes
-from ctsigprop.solve import solve
 from ctsigprop.system import System
 from ctsigprop.terms import Moment, Plasticity, Population, State
 
 if TYPE_CHECKING:
     from xarray import Dataset, DataTree
 
-__all__ = ["ARGUMENTS", "SCOPES", "alignment", "descent", "locality", "report"]
+__all__ = ["ARGUMENTS", "SCOPES", "locality", "report"]
 
 SCOPES = ("synapse", "neuron", "layer", "network")
 """How far a synapse has to look, each with those before it."""
@@ -45,7 +42,7 @@ ARGUMENTS: Mapping[str, str] = {
 """What dW_ij/dt may depend on, and where that is.
 
 The activities x_j and y_i and their rates, w_ij, the synapse's own traces and the third factor;
-x_k and w_ik of the same neuron; y_k and w_kj of the others; any other variable of the system.
+x_k and w_ik of the same neuron; y_k and w_kl of others; any other variable of the system.
 """
 
 PROBES = 256  # synapses of a large layer that are looked at
@@ -59,12 +56,12 @@ def locality(
     inputs: Mapping[str, Signal | Tensor | float] | None = None,
     seed: int = 0,
 ) -> Dataset:
-    """Measure what each plasticity rule of a synapse reads, from the Jacobian of dW/dt.
+    """Measure what the plasticity of a synapse reads, from the Jacobian of its equations.
 
-    For every argument a of `ARGUMENTS` the largest |∂(dW_ij/dt)/∂a| over the synapses (i, j). The
-    activities, their rates, and every state variable are arguments of their own: an activity is
-    something that its neuron carries, however it came about. Gates are left out: they are
-    functions of time alone.
+    For dW_ij/dt and the traces behind it, the largest |∂(dW_ij/dt)/∂a| over the synapses (i, j),
+    for every argument a of `ARGUMENTS`. Activities, their rates and state variables are arguments
+    of their own: an activity is something that its neuron carries, however it came about. Gates are
+    left out, as functions of time alone; so is the mean over a batch that shares its weights.
 
     Parameters
     ----------
@@ -85,8 +82,9 @@ def locality(
     Returns
     -------
     xarray.Dataset
-        ``sensitivity`` (rule, argument), for one unit of the argument; ``scope`` (rule), a flag:
-        the widest of `SCOPES` that holds an argument with a sensitivity other than zero; ``gated``
+        One row of ``rule`` for each equation of each rule: ``sensitivity`` (rule, argument), in
+        units of the equation's variable for one unit of the argument; ``scope`` (rule), a flag: the
+        widest of `SCOPES` that holds an argument with a sensitivity other than zero; ``gated``
         (rule), whether a gate common to all synapses switches the rule.
 
     Raises
@@ -107,135 +105,39 @@ def locality(
     import xarray as xr
 
     synapse = _plastic(system, weight)
-    rules = list(synapse.plasticity)
-    moment = _generic(system, t, seed) if state is None else _at(system, state, t, inputs or {})
-    probes = _probes(system.variables[weight].shape, seed)
-    sensitivity = np.zeros((len(rules), len(ARGUMENTS)))
-    for row, rule in enumerate(rules):
-        found = _sensitivity(synapse, rule, moment, probes)
-        sensitivity[row] = [found[argument] for argument in ARGUMENTS]
-        if not np.isfinite(sensitivity[row]).all():
-            raise ValueError(
-                f"{weight}: the Jacobian of '{_label(rule)}' is not finite here: pass a state="
-            )
+    generator = torch.Generator().manual_seed(seed)
+    probes = _probes(synapse, generator)
+    if state is None:
+        moment = _generic(system, t, generator)
+    else:
+        moment = _at(system, state, t, inputs or {})
+    labels: list[str] = []
+    rows: list[list[float]] = []
+    gated: list[int] = []
+    for rule in synapse.plasticity:
+        for label, found in _sensitivities(synapse, rule, moment, probes):
+            labels.append(label)
+            rows.append([found[argument] for argument in ARGUMENTS])
+            gated.append(rule.gate is not None)
+    sensitivity = np.array(rows)
     ring = np.array([SCOPES.index(scope) for scope in ARGUMENTS.values()])
-    scope = np.where(sensitivity != 0, ring, 0).max(axis=1).astype(np.int8)
-    gated = np.array([rule.gate is not None for rule in rules], dtype=np.int8)
+    scope = np.where(sensitivity != 0, ring, 0).max(axis=1)
+    attrs = {
+        "units": "1" if system.time_unit == "1" else f"1/{system.time_unit}",
+        "long_name": "largest change of the derivative for one unit of the argument",
+        "synapses": len(probes),
+    }
     return xr.Dataset(
         {
-            "sensitivity": (
-                ("rule", "argument"),
-                sensitivity,
-                {
-                    "units": _rate_unit(system, weight),
-                    "long_name": "largest change of dW/dt for one unit of the argument",
-                    "synapses": len(probes),
-                },
+            "sensitivity": (("rule", "argument"), sensitivity, attrs),
+            "scope": ("rule", scope.astype(np.int8), _flags(SCOPES, "how far the rule looks")),
+            "gated": (
+                "rule",
+                np.array(gated, dtype=np.int8),
+                _flags(("no", "yes"), "whether a common gate switches the rule"),
             ),
-            "scope": ("rule", scope, _flags(SCOPES, "how far the rule looks")),
-            "gated": ("rule", gated, _flags(("no", "yes"), "switched by a common gate")),
         },
-        coords={
-            "rule": ("rule", [_label(rule) for rule in rules]),
-            "argument": ("argument", list(ARGUMENTS)),
-        },
-    )
-
-
-def descent(learner: Sigprop, x: Tensor, labels: Tensor) -> State:
-    """Return backpropagation's update: minus the gradient of the squared error of a batch.
-
-        −∂/∂W  mean over the batch of ½ |s_N − c|²,    s_N the free outputs at `onset`
-
-    The free relaxation is unrolled step by step, so that the loop of a network that has one is
-    followed as well (backpropagation through time); nothing is taken to have settled.
-
-    Parameters
-    ----------
-    learner : Sigprop
-        The network, its weights, its solver and its free interval.
-    x : Tensor
-        Inputs, ``(batch, channels)``.
-    labels : Tensor
-        Integers, ``(batch,)``.
-
-    Examples
-    --------
-    >>> import ctsigprop as ct
-    >>> learner = ct.Sigprop(ct.sigprop_network([4, 8, 2]))
-    >>> sorted(descent(learner, torch.rand(5, 4), torch.tensor([0, 1, 0, 1, 1])))
-    ['W_h1_one', 'W_h1_x', 'W_y_h1', 'W_y_one']
-    """
-    weights = _leaves({s.name: learner.weights[s.name] for s in learner.synapses})
-    context = torch.nn.functional.one_hot(labels, learner.classes).to(x.dtype)
-    with torch.enable_grad():
-        free = _free(learner, _at_rest(learner) | weights, x, context)
-        outputs = learner.network.activity(free, "y")
-        loss = (outputs - context).square().sum(-1).mean() / 2
-        gradients = torch.autograd.grad(loss, list(weights.values()))
-    return {name: -gradient for name, gradient in zip(weights, gradients, strict=True)}
-
-
-def alignment(
-    learner: Sigprop, x: Tensor, labels: Tensor, *, update: Mapping[str, Tensor] | None = None
-) -> Dataset:
-    """Measure the angle between an update of the weights and that of backpropagation.
-
-    Below 90° a small enough step along the update lowers the squared error of the batch.
-
-    Parameters
-    ----------
-    learner : Sigprop
-        It is left as it was.
-    x : Tensor
-        Inputs, ``(batch, channels)``.
-    labels : Tensor
-        Integers, ``(batch,)``.
-    update : mapping of str to Tensor, optional
-        The change of every weight that learns; by default that of one presentation of the batch,
-        traces at rest before it, and what they still hold after it captured in a free interval.
-
-    Returns
-    -------
-    xarray.Dataset
-        ``angle`` (layer) in degrees against `descent`, over all the weights that enter a layer,
-        biases included; NaN where one of the two is zero.
-
-    Examples
-    --------
-    >>> import ctsigprop as ct
-    >>> learner = ct.Sigprop(ct.sigprop_network([4, 8, 2]))
-    >>> batch = torch.rand(5, 4), torch.tensor([0, 1, 0, 1, 1])
-    >>> measured = alignment(learner, *batch)
-    >>> measured.layer.values.tolist(), bool((measured.angle < 90).all())
-    (['h1', 'y'], True)
-    >>> alignment(learner, *batch, update=descent(learner, *batch)).angle.values.tolist()
-    [0.0, 0.0]
-    """
-    import numpy as np
-    import xarray as xr
-
-    change = _presented(learner, x, labels) if update is None else dict(update)
-    reference = descent(learner, x, labels)
-    for name in {**change, **reference}:
-        if name not in change or name not in reference:
-            raise ValueError(
-                f"update must have the weights that learn, {', '.join(reference)}; "
-                f"got {', '.join(change)}"
-            )
-    layers: dict[str, list[str]] = {}
-    for synapse in learner.synapses:
-        layers.setdefault(synapse.post, []).append(synapse.name)
-    angles = np.array([_angle(change, reference, names) for names in layers.values()])
-    attrs = {
-        "units": "degree",
-        "long_name": "angle between the update and that of backpropagation",
-        "reference": "gradient of the squared error of the free outputs, unrolled in time",
-    }
-    if np.isnan(angles).any():
-        attrs["missing"] = "NaN where one of the two updates is zero"
-    return xr.Dataset(
-        {"angle": ("layer", angles, attrs)}, coords={"layer": ("layer", list(layers))}
+        coords={"rule": ("rule", labels), "argument": ("argument", list(ARGUMENTS))},
     )
 
 
@@ -275,9 +177,11 @@ class _Cut(Moment):
         state: State,
         activities: State,
         rates: State,
+        modulator: Tensor | None = None,
     ) -> None:
         super().__init__(torch.tensor(t, dtype=torch.float64), _leaves(state), populations, {})
         self.activities, self.rates = _leaves(activities), _leaves(rates)
+        self.modulator = modulator
 
     def activity(self, name: str, delay: float = 0.0) -> Tensor:
         """Return the activity; how old it is makes no difference here."""
@@ -300,9 +204,7 @@ def _plastic(system: System, weight: str) -> Synapse:
     return synapses[weight]
 
 
-def _generic(system: System, t: float, seed: int) -> _Cut:
-    generator = torch.Generator().manual_seed(seed)
-
+def _generic(system: System, t: float, generator: torch.Generator) -> _Cut:
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
@@ -311,7 +213,7 @@ def _generic(system: System, t: float, seed: int) -> _Cut:
         {name: draw(population.size) for name, population in system.populations.items()}
         for _ in range(2)
     )
-    return _Cut(t, system.populations, state, activities, rates)
+    return _Cut(t, system.populations, state, activities, rates, draw())
 
 
 def _at(
@@ -338,36 +240,48 @@ def _at(
     return _Cut(t, system.populations, whole, activities, rates)
 
 
-def _probes(shape: tuple[int, ...], seed: int) -> list[tuple[int, int]]:
-    post, pre = shape
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(post * pre, generator=generator)[:PROBES]
-    return [divmod(index, pre) for index in chosen.tolist()]
+def _probes(synapse: Synapse, generator: torch.Generator) -> list[tuple[int, int]]:
+    post, pre = synapse.variables[0].shape
+    pairs = [divmod(k, pre) for k in torch.randperm(post * pre, generator=generator).tolist()]
+    if synapse.post == synapse.pre:  # a neuron's synapse on itself does not tell pre from post
+        pairs = [(i, j) for i, j in pairs if i != j] or pairs
+    return pairs[:PROBES]
 
 
-def _sensitivity(
+def _sensitivities(
     synapse: Synapse, rule: Plasticity, moment: _Cut, probes: Sequence[tuple[int, int]]
-) -> dict[str, float]:
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """Give each equation of a rule with its largest derivative by every argument."""
     local = synapse.local(moment, rule)
     extra: State = {}
     if local.modulator is not None:
-        extra = _leaves({"modulator": local.modulator()})
+        value = local.modulator() if moment.modulator is None else moment.modulator
+        extra = _leaves({"modulator": value})
         local.modulator = lambda: extra["modulator"]
-    change = rule(local)["w"]
-    found = dict.fromkeys(ARGUMENTS, 0.0)
-    if not change.requires_grad:  # a rule that reads nothing
-        return found
     arguments = list(_arguments(synapse, moment, extra))
     leaves = [leaf for leaf, _, _ in arguments]
-    for i, j in probes:
-        gradients = torch.autograd.grad(change[i, j], leaves, retain_graph=True, allow_unused=True)
-        for gradient, (_, sides, names) in zip(gradients, arguments, strict=True):
-            if gradient is None:
-                continue
-            for name, where in zip(names, _masks(gradient, sides, i, j), strict=True):
-                largest = torch.where(where, gradient.abs(), 0.0).max()
-                found[name] = float(torch.maximum(torch.tensor(found[name]), largest))
-    return found
+    dims = {v.name.removesuffix(f"_{synapse.name}"): v.dims for v in synapse.variables[1:]}
+    post, pre = dims["w"] = synapse.variables[0].dims
+    changes = rule(local)
+    for short in sorted(changes, key=lambda short: short != "w"):
+        change, label = changes[short], _label(rule, short)
+        found = dict.fromkeys(ARGUMENTS, 0.0)
+        for i, j in probes if change.requires_grad else ():
+            place = tuple({post: i, pre: j}[dim] for dim in dims[short])
+            gradients = torch.autograd.grad(
+                change[place], leaves, retain_graph=True, allow_unused=True
+            )
+            for gradient, (_, sides, names) in zip(gradients, arguments, strict=True):
+                if gradient is None:
+                    continue
+                if not bool(torch.isfinite(gradient).all()):
+                    raise ValueError(
+                        f"{synapse.name}: the Jacobian of '{label}' is not finite here; pass state="
+                    )
+                for name, where in zip(names, _masks(gradient, sides, i, j), strict=True):
+                    largest = torch.where(where, gradient.abs(), 0.0).max()
+                    found[name] = max(found[name], float(largest))
+        yield label, found
 
 
 Argument = tuple[Tensor, tuple[str, ...], tuple[str, str, str]]
@@ -424,14 +338,11 @@ def _masks(like: Tensor, sides: tuple[str, ...], i: int, j: int) -> tuple[Tensor
     return same_post & same_pre, same_post & ~same_pre, ~same_post
 
 
-def _rate_unit(system: System, weight: str) -> str:
-    from ctsigprop.units import divide_units
-
-    return divide_units(system.variables[weight].unit, system.time_unit)
-
-
-def _label(rule: Plasticity) -> str:
-    return rule.text.split("\n")[0] if isinstance(rule, TextPlasticity) else type(rule).__name__
+def _label(rule: Plasticity, short: str) -> str:
+    if isinstance(rule, TextPlasticity):
+        sources = {v.name: v.source for v in rule.equations.variables}
+        return sources[short].split(":")[0].strip()
+    return type(rule).__name__ if short == "w" else f"{type(rule).__name__}: {short}"
 
 
 def _flags(meanings: Sequence[str], meaning: str) -> dict[str, object]:
@@ -442,50 +353,3 @@ def _flags(meanings: Sequence[str], meaning: str) -> dict[str, object]:
         "flag_meanings": " ".join(meanings),
         "long_name": meaning,
     }
-
-
-def _at_rest(learner: Sigprop) -> State:
-    """Return the weights that learn, with traces that hold nothing."""
-    names = {synapse.name for synapse in learner.synapses}
-    fresh = learner.network.initial_state(dtype=next(iter(learner.weights.values())).dtype)
-    return {name: w if name in names else fresh[name] for name, w in learner.weights.items()}
-
-
-def _free(learner: Sigprop, weights: State, x: Tensor, context: Tensor) -> State:
-    """Return the state at the end of the free interval."""
-    neurons = {
-        variable.name: x.new_zeros(x.shape[0], *variable.shape)
-        for neuron in learner.network.neurons
-        for variable in neuron.variables
-    }
-    return solve(
-        learner.network,
-        neurons | weights,
-        [0.0, learner.onset],
-        solver=learner.solver,
-        inputs={"x": x, "c": context},
-    ).final
-
-
-def _presented(learner: Sigprop, x: Tensor, labels: Tensor) -> State:
-    """Return what one presentation does to the weights, with what its tags hand on to the next."""
-    before = learner.weights
-    try:
-        learner.weights = _at_rest(learner)
-        learner.present(x, labels)
-        after = _free(learner, learner.weights, x, x.new_zeros(len(x), learner.classes))
-        return {s.name: after[s.name] - before[s.name] for s in learner.synapses}
-    finally:
-        learner.weights = before
-
-
-def _angle(change: Mapping[str, Tensor], reference: State, names: Sequence[str]) -> float:
-    """Return the angle in degrees, exact near 0° and 180° (Kahan); NaN without a direction."""
-    a, b = (
-        torch.cat([values[name].detach().double().flatten() for name in names])
-        for values in (change, reference)
-    )
-    if not (bool(a.any()) and bool(b.any())):
-        return math.nan
-    a, b = a / a.norm(), b / b.norm()
-    return math.degrees(2 * math.atan2(float((a - b).norm()), float((a + b).norm())))

@@ -172,12 +172,8 @@ def fixed_points(
     y, step, size = find_roots(field, low, high, starts, seed, tolerance)
     J = _scaled_jacobian(field, y, size)
     looseness = np.abs(_scaled_jacobian(field, y + 10 * step, size) - J).sum(-1).max(-1, initial=0)
-    found = [classify(*pair, marginal) for pair in zip(J, looseness, strict=True)]
-    dataset = (
-        _described(field, y, *map(list, zip(*found, strict=True)))
-        if found
-        else _described(field, y, [], [], [])
-    )
+    verdicts = [classify(*pair, marginal) for pair in zip(J, looseness, strict=True)]
+    dataset = _described(field, y, verdicts)
     dataset.attrs = {"starts": starts, "seed": seed, "tolerance": tolerance, "time": t}
     return dataset
 
@@ -189,11 +185,11 @@ def classify(J: Array, looseness: float, marginal: float) -> tuple[Array, str, s
     """
     from scipy.linalg import eig
 
-    eigenvalues, left, right = eig(J, left=True)
+    eigenvalues, left, right = eig(J, left=True, right=True)  # type: ignore[misc]
     order = np.lexsort((eigenvalues.imag, eigenvalues.real))
     eigenvalues = eigenvalues[order]
     norm = np.abs(J).sum(-1).max()
-    # the rounding of an eigenvalue grows with its condition, to the root of it where it is defective
+    # rounding of an eigenvalue grows with its condition, up to its root where it is defective
     condition = np.abs((left.conj() * right).sum(0))[order]
     rounding = _ROUNDING * norm / np.maximum(condition, np.sqrt(_ROUNDING))
     tolerance = rounding + looseness + marginal * np.abs(eigenvalues).max()
@@ -224,27 +220,23 @@ def _scaled_jacobian(field: FlatField, y: Tensor, size: Tensor) -> Array:
     return J
 
 
-def _described(
-    field: FlatField, y: Tensor, eigenvalues: list[Array], stability: list[str], kinds: list[str]
-) -> Dataset:
-    n, one = len(field.names), {"units": "1"}
-    modes = np.array(eigenvalues, complex).reshape(-1, n)
+def _described(field: FlatField, y: Tensor, verdicts: list[tuple[Array, str, str]]) -> Dataset:
+    n = len(field.names)
+    modes = np.array([eigenvalues for eigenvalues, _, _ in verdicts], complex).reshape(-1, n)
     units = set(field.rate_units)
     residual = {
         "units": units.pop() if len(units) == 1 else "1",
         "long_name": "largest derivative, each in its own unit",
     }
     rate = {"units": divide_units("1", field.system.time_unit)}
-    return (
-        field.to_xarray(y, "fp")
-        .assign(
-            eigenvalue=(("fp", "mode", "part"), np.stack([modes.real, modes.imag], -1), rate),
-            residual=("fp", field(y).detach().abs().amax(-1).cpu().numpy(), residual),
-            stability=("fp", *_flags(stability, STABILITIES)),
-            type=("fp", *_flags(kinds, TYPES)),
-        )
-        .assign_coords(mode=("mode", np.arange(n), one), part=["re", "im"])
+    dataset = field.to_xarray(y, "fp").assign(
+        eigenvalue=(("fp", "mode", "part"), np.stack([modes.real, modes.imag], -1), rate),
+        residual=("fp", field(y).detach().abs().amax(-1).cpu().numpy(), residual),
+        stability=("fp", *_flags([stability for _, stability, _ in verdicts], STABILITIES)),
+        type=("fp", *_flags([kind for _, _, kind in verdicts], TYPES)),
     )
+    mode = ("mode", np.arange(n), {"units": "1"})
+    return dataset.assign_coords(mode=mode, part=["re", "im"])
 
 
 def _flags(verdicts: list[str], meanings: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:

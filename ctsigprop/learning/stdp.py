@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ctsigprop.models.stdp import spikes
+from ctsigprop.models.triplet import spikes
 from ctsigprop.solve import solve
 from ctsigprop.solvers.fixed import ExponentialEuler
 from ctsigprop.system import System
@@ -32,7 +32,7 @@ def weight_change(system: System, pre: Tensor, post: Tensor) -> Tensor:
 
     Examples
     --------
-    >>> from ctsigprop.models.stdp import pairing_protocol, triplet_stdp
+    >>> from ctsigprop.models.triplet import pairing_protocol, triplet_stdp
     >>> weight_change(triplet_stdp(), *pairing_protocol(-10.0, 10.0)).item()
     -0.33221317257...
     """

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ctsigprop.errors import IntegrationError, unknown
 from ctsigprop.solvers.base import Problem, Solver, State
-from ctsigprop.solvers.brian2_network import Group, Network, translate
+from ctsigprop.solvers.brian2_network import Network
+from ctsigprop.solvers.brian2_translation import translate
 from ctsigprop.solvers.failures import diverged
 from ctsigprop.solvers.stops import Interval, intervals, require_steps
 
@@ -54,7 +55,8 @@ class Brian2(Solver):
     ------
     ValueError
         An option out of its range; before the run, what cannot be said in Brian2: fields that are
-        not text, rules that read other synapses, delays, weights shared by a batch.
+        not text, rules that read other synapses or neurons as modulators, delays, weights shared
+        by a batch.
     ImportError
         Without a Brian2 that works here.
 
@@ -203,34 +205,7 @@ class _Run:
         self.taken = 0
         self.before = problem.layout.pack(problem.y0)
         clock = brian2.Clock(dt=brian2.second, name="clock")
-        common = {"method": method, "dtype": np.float64}
-        self.objects: dict[str, Any] = {}
-        samples = problem.layout.samples
-        for name, group in network.groups.items():
-            self.objects[name] = brian2.NeuronGroup(
-                samples * group.size,
-                "\n".join(group.text),
-                namespace={},
-                name=name,
-                clock=clock,
-                **common,
-            )
-        for name, link in network.links.items():
-            synapses = brian2.Synapses(
-                self.objects[link.pre],
-                self.objects[link.post],
-                "\n".join(link.text),
-                namespace={},
-                name=name,
-                clock=clock,
-                **common,
-            )
-            sample, post, pre = np.indices(link.shape).reshape(3, -1)
-            synapses.connect(i=pre + link.shape[2] * sample, j=post + link.shape[1] * sample)
-            self.objects[name] = synapses
-        for name, described in (network.groups | network.links).items():
-            for symbol, value in described.values.items():
-                self._array(name, symbol)[:] = value.detach().cpu().reshape(-1).numpy()
+        self.objects = network.build(brian2, method=method, dtype=np.float64, clock=clock)
         begin = brian2.NetworkOperation(self._begin, clock=clock, when="start", name="begin")
         end = brian2.NetworkOperation(self._end, clock=clock, when="end", name="end")
         self.network = brian2.Network(*self.objects.values(), begin, end)
@@ -245,12 +220,9 @@ class _Run:
         for name, group in self.plan.groups.items():
             for symbol, value in (("h", step.h), ("begin", step.start), ("step", self.taken)):
                 self._array(name, symbol)[...] = float(value)
-            self._drive(name, group, at)
-
-    def _drive(self, name: str, group: Group, at: list[Tensor]) -> None:
-        for symbol, function in group.driven.items():
-            for i, t in enumerate(at):
-                self._array(name, f"{symbol}_{i}")[:] = function(t).cpu().reshape(-1).numpy()
+            for symbol, function in group.driven.items():
+                for i, t in enumerate(at):
+                    self._array(name, f"{symbol}_{i}")[:] = function(t).cpu().reshape(-1).numpy()
 
     def _end(self) -> None:
         """Look at the state, and keep it where an output is due."""

@@ -179,8 +179,9 @@ class Control:
 
 
 def _spread(atol: Tolerance, layout: Layout, like: Tensor) -> Tensor:
+    least = torch.finfo(like.dtype).tiny  # a component at zero for good is no error
     if not isinstance(atol, Mapping):
-        return like.new_tensor(atol)
+        return like.new_tensor(max(atol, least))
     for name in atol:
         if name not in layout.slices:
             raise ValueError(unknown("variable in atol", name, layout.names))
@@ -189,5 +190,5 @@ def _spread(atol: Tolerance, layout: Layout, like: Tensor) -> Tensor:
         raise ValueError(f"atol must name every variable; missing: {', '.join(missing)}")
     values = like.new_empty(layout.size)
     for name, part in layout.slices.items():
-        values[part] = atol[name]
+        values[part] = max(atol[name], least)
     return values

@@ -83,7 +83,7 @@ class Interpolant:
         inside = (times * sign >= (self.start * self.sign)[:, None]) & (
             times * sign <= (self.end * self.sign)[:, None]
         )
-        if self.steps and not bool(inside.all()) or not bool(torch.isfinite(times).all()):
+        if not bool(inside.all()):
             sample, k = (int(i) for i in torch.nonzero(~inside)[0])
             raise ValueError(
                 f"t={float(times[sample, k]):g} is outside the span that was integrated, "

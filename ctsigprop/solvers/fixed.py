@@ -154,8 +154,9 @@ class ExponentialEuler(FixedStep):
                 "use Euler"
             )
         if _plain(problem):
-            return _run(problem, (0.0,), _advance_exponential, self.dt, self.max_steps)
-        return _march(problem, Exponential, self.dt, self.max_steps)
+            _run(problem, (0.0,), _advance_exponential, self.dt, self.max_steps)
+            return None
+        return _march(problem, Exponential(problem, _like(problem)), self.dt, self.max_steps)
 
 
 def run_fixed(
@@ -163,7 +164,7 @@ def run_fixed(
 ) -> Callable[[Tensor], State] | None:
     """Integrate with a Runge-Kutta method in fixed steps."""
     if not _plain(problem):
-        return _march(problem, lambda p, y: RungeKutta(tableau, y), dt, max_steps)
+        return _march(problem, RungeKutta(tableau, _like(problem)), dt, max_steps)
     # a last stage that the new state does not need is for others
     stages = tableau.stages - (tableau.b[-1] == 0.0)
 
@@ -174,7 +175,8 @@ def run_fixed(
             slopes.append(_slope(problem, times[i], shifted))
         return _shift(state, slopes, tableau.b, h)
 
-    return _run(problem, tableau.c[:stages], advance, dt, max_steps)
+    _run(problem, tableau.c[:stages], advance, dt, max_steps)
+    return None
 
 
 def check_positive(name: str, value: float) -> None:
@@ -195,16 +197,15 @@ def _plain(problem: Problem) -> bool:
     return not (differentiable or problem.t.dim() > 1 or problem.events or problem.dense)
 
 
+def _like(problem: Problem) -> Tensor:
+    return next(iter(problem.y0.values())).detach()
+
+
 def _march(
-    problem: Problem,
-    method: Callable[[Problem, Tensor], OneStep],
-    dt: float,
-    max_steps: int,
+    problem: Problem, method: OneStep, dt: float, max_steps: int
 ) -> Callable[[Tensor], State] | None:
-    like = problem.layout.pack(problem.y0).detach()
     problem.recorder.row(0, problem.y0)
-    stops = grid(problem, dt, max_steps)
-    return March(problem, method(problem, like), stops, None, max_steps).run()
+    return March(problem, method, grid(problem, dt, max_steps), None, max_steps).run()
 
 
 def _run(

@@ -60,6 +60,7 @@ class March:
         self.ordered = (self.times.detach() * self.sign[: len(self.times), None]).contiguous()
         self.pointer = torch.zeros(samples, dtype=torch.long, device=device)
         self.next_row = torch.ones_like(self.pointer)
+        self.due = self._due()
         self.tried = torch.zeros_like(self.pointer)
         self.rejected = torch.zeros_like(self.pointer)
         self.missed = torch.zeros_like(self.pointer)
@@ -68,6 +69,7 @@ class March:
         furthest = torch.maximum(self.start.detach().abs(), self.end.abs())
         self.least = ROUNDINGS * spacing(furthest)
         self.together = control is None and problem.t.dim() == 1 and not problem.events
+        self.stopped = False  # whether an event has ended a sample
         self.suspects: Tensor | None = None
         self.watch: Watch | None = None
         self.steps: list[Step] = []
@@ -135,8 +137,9 @@ class March:
         landing = self.control.h * STRETCH >= remaining.detach().abs()
         if bool(landing.any()):
             size = torch.where(landing, remaining, size)
-            size, landing = torch.where(self.active, size, 0.0), landing & self.active
-        return size, landing
+        if self.stopped:
+            size = torch.where(self.active, size, 0.0)
+        return size, landing & self.active
 
     def _step(self) -> None:
         size, landing = self._propose()
@@ -192,14 +195,13 @@ class March:
 
     def _record(self, step: Step, reached: Tensor, accepted: Tensor) -> None:
         """Hand over the rows that lie in the step of each sample."""
-        now = (reached.detach() * self.sign)[:, None]
-        if len(self.ordered) == 1:
-            now = now.reshape(1, -1)
+        now = reached.detach() * self.sign
+        if not bool((now >= self.due).any()):
+            return
+        now = now[None] if len(self.ordered) == 1 else now[:, None]
         count = torch.searchsorted(self.ordered, now, right=True).reshape(-1)
         count = torch.where(accepted, count - self.next_row, 0)
         total = int(count.sum())
-        if not total:
-            return
         samples = torch.arange(len(count), device=count.device)
         sample = samples.repeat_interleave(count)
         index = torch.arange(total, device=count.device) - (count.cumsum(0) - count)[sample]
@@ -216,6 +218,13 @@ class March:
             values = torch.where(exact[:, None], values, inside)
         self.problem.recorder.scatter(index, sample, values)
         self.next_row = self.next_row + count
+        self.due = self._due()
+
+    def _due(self) -> Tensor:
+        """Return when the next row of each sample comes, in the order of its own time."""
+        rows = self.ordered.expand(len(self.next_row), -1)
+        due = rows.gather(1, self.next_row.clamp(max=rows.shape[1] - 1)[:, None])[:, 0]
+        return torch.where(self.next_row < rows.shape[1], due, torch.inf)
 
     def _advance(self, step: Step, reached: Tensor, accepted: Tensor) -> None:
         if bool(accepted.all()):
@@ -227,8 +236,11 @@ class March:
 
     def _turn(self, landed: Tensor, fired: Tensor | None, at: Tensor) -> None:
         """Go on to the next stop, and through events."""
+        lands = bool(landed.any())
+        if fired is None and not lands:
+            return
         renew = torch.zeros_like(landed)
-        if bool(landed.any()):
+        if lands:
             done = landed & (self.target.detach() == self.end)
             renew = landed & ~done & self.stops.pick(self.stops.jumps, self.pointer)
             self.active = self.active & ~done
@@ -238,6 +250,7 @@ class March:
         if fired is not None and self.watch is not None:
             self.y, reset, ended = self.watch.fire(fired, at, self.y)
             self.active = self.active & ~ended
+            self.stopped = self.stopped or bool(ended.any())
             renew = renew | reset
         if bool(renew.any()):
             f = self._derivative(self._inside(self.t), self.y)

@@ -84,7 +84,7 @@ def save(tree: DataTree, path: str | os.PathLike[str], *, overwrite: bool = Fals
     with replacing(path) as new:
         try:
             if path.suffix == ".zarr":
-                # an empty chunk is one that equals the fill value, and -0 equals 0
+                # "empty" is all NaN, whatever the bits of the NaN
                 written.to_zarr(new, zarr_format=3, consolidated=False, write_empty_chunks=True)
             else:
                 written.to_netcdf(new, engine="netcdf4", format="NETCDF4")

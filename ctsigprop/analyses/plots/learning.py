@@ -19,33 +19,44 @@ __all__ = ["plot_learning", "plot_weights"]
 MOST_FIELDS = 64
 
 
-def plot_learning(tree: DataTree, control: DataTree | None = None) -> Figure:
-    """Draw accuracies over epochs, with those of a control if it is given.
+def plot_learning(tree: DataTree) -> Figure:
+    """Draw accuracies over epochs, with those of the frozen control where the tree has them.
 
     Parameters
     ----------
-    tree, control : xarray.DataTree
+    tree : xarray.DataTree
         From `Training.to_xarray`.
+
+    Examples
+    --------
+    >>> import ctsigprop as ct
+    >>> from ctsigprop.data import digits
+    >>> run = ct.train(ct.Sigprop(ct.sigprop_network([64, 4, 10])), digits(), epochs=1, batch=500)
+    >>> plot_learning(run.to_xarray()).axes[0].get_ylabel()
+    'accuracy (%)'
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    runs = [("", tree, BLUE)] + ([("control, ", control, VERMILION)] if control is not None else [])
+    need(tree, "learning", "train")
+    runs = [("learning", "", BLUE)]
+    if "control" in tree.children:
+        runs = [("learning", "all layers, ", BLUE), ("control", "hidden frozen, ", VERMILION)]
     with style():
-        figure = Figure(figsize=(5.6, 3.6))
+        figure = Figure(figsize=(6.0, 4.0))
         ax = figure.add_subplot()
-        for label, run, colour in runs:
-            need(run, "learning", "train")
-            learning = run["learning"].to_dataset()
+        for group, who, colour in runs:
+            learning = tree[group].to_dataset()
             for name, line in (("test_accuracy", "-"), ("train_accuracy", ":")):
                 values = 100 * learning[name]
                 marker = "o" if len(values) <= 30 else ""
-                text = f"{label}{name.partition('_')[0]}"
+                text = f"{who}{name.partition('_')[0]}"
                 if len(values):
                     text += f" ({float(values[-1]):.1f} %)"
                 ax.plot(
                     learning["epoch"], values, line, color=colour, marker=marker, ms=3, label=text
                 )
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set(xlabel="epoch", ylabel="accuracy (%)", title=tree.attrs["title"])
         ax.grid(axis="y", color="#E5E5E5", lw=0.6)
         figure.legend(loc="outside lower center", ncols=2)
@@ -71,6 +82,14 @@ def plot_weights(
         "initial" or "final", for both kinds of tree.
     shape : tuple of int, optional
         Height and width of the input; by default it is a square. The first 64 units are drawn.
+
+    Examples
+    --------
+    >>> import ctsigprop as ct
+    >>> from ctsigprop.data import digits
+    >>> run = ct.train(ct.Sigprop(ct.sigprop_network([64, 4, 10])), digits(), epochs=1, batch=500)
+    >>> plot_weights(run.to_xarray(), stage="initial").axes[1].get_ylabel()
+    'weight'
     """
     from matplotlib.figure import Figure
 
@@ -103,9 +122,9 @@ def plot_weights(
     with style():
         figure = Figure(figsize=(5.6, 1.0 + 4.6 * tiles.shape[0] / tiles.shape[1]))
         ax = figure.add_subplot()
-        image = ax.imshow(tiles, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+        drawn = ax.imshow(tiles, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
         ax.set_axis_off()
         units = f"{count} of {len(fields)} units" if count < len(fields) else f"{count} units"
         ax.set_title(f"{math_name(name)}, {stage}: inputs of {units}")
-        figure.colorbar(image, ax=ax, label=label(w, "weight"), shrink=0.8)
+        figure.colorbar(drawn, ax=ax, label=label(w, "weight"), shrink=0.8)
     return figure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xarray import DataArray, DataTree
@@ -27,7 +27,10 @@ BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, BLACK, GREY = "#E69F00", "#56B4E9", "#000000", "#8C8C8C"
 PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY)
 
-GREEK = "alpha beta gamma delta eta theta lambda mu nu rho sigma tau phi psi omega".split()
+GREEK = (
+    *("alpha", "beta", "gamma", "delta", "eta", "theta", "lambda", "mu", "nu", "rho", "sigma"),
+    *("tau", "phi", "psi", "omega"),
+)
 
 
 @contextmanager
@@ -41,8 +44,9 @@ def style() -> Iterator[None]:
     150.0
     """
     import matplotlib as mpl
+    from cycler import cycler
 
-    look = {
+    look: Any = {
         "figure.dpi": 150,
         "savefig.dpi": 150,
         "figure.constrained_layout.use": True,
@@ -50,7 +54,7 @@ def style() -> Iterator[None]:
         "axes.titlesize": 10,
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "axes.prop_cycle": mpl.cycler(color=PALETTE),
+        "axes.prop_cycle": cycler(color=PALETTE),
         "lines.linewidth": 1.6,
         "legend.frameon": False,
         "svg.hashsalt": "ctsigprop",
@@ -60,6 +64,7 @@ def style() -> Iterator[None]:
 
 
 def need(tree: DataTree, group: str, source: str) -> None:
+    """Refuse a tree without a group, and say what makes one that has it."""
     if group not in tree.children:
         raise ValueError(
             f"this tree has no group '{group}'; it should come from {source}. "
@@ -68,12 +73,13 @@ def need(tree: DataTree, group: str, source: str) -> None:
 
 
 def label(array: DataArray, name: str = "") -> str:
+    """Return the label of an axis: a name, and the unit that its data carries."""
     unit = array.attrs.get("units", "1")
     return (name or math_name(str(array.name))) + (f" ({unit})" if unit != "1" else "")
 
 
 def math_name(name: str) -> str:
-    """Return a name as mathematics: single letters in italics, suffixes as subscripts.
+    r"""Return a name as mathematics: single letters in italics, suffixes as subscripts.
 
     >>> math_name("W_y_x"), math_name("v"), math_name("theta"), math_name("eigenvalue")
     ('$W_\\mathrm{y,x}$', '$v$', '$\\theta$', '$\\mathrm{eigenvalue}$')
@@ -84,7 +90,7 @@ def math_name(name: str) -> str:
 
 
 def derivative(name: str) -> str:
-    """Return dx/dt for a name.
+    r"""Return dx/dt for a name.
 
     >>> derivative("v")
     '$\\mathrm{d}v/\\mathrm{d}t$'

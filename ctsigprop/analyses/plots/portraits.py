@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_portrait"]
 
+LIGHT_GREY = "#C8C8C8"
 MARKERS = {"node": "s", "focus": "o", "star": "*", "improper_node": "p"}
 MARKERS |= {"saddle": "D", "saddle_focus": "d", "centre": r"$\odot$"}
 MARKERS |= {"degenerate": "X", "marginal": "P"}
@@ -76,16 +77,12 @@ def plot_portrait(tree: DataTree) -> Figure:
 
 def _draw_plane(ax: Axes, tree: DataTree, field: Dataset) -> None:
     x, y = tree.attrs["axes"]
-    u, v = (np.ma.masked_invalid(field[f"d{name}_dt"].transpose(y, x).values) for name in (x, y))
+    u, v = (field[f"d{name}_dt"].transpose(y, x).values for name in (x, y))
     ax.set_ylabel(label(field[y]))
     ax.set_ylim(float(field[y][0]), float(field[y][-1]))
-    grey = "#C8C8C8"
     ax.streamplot(
-        field[x].values,
-        field[y].values,
-        u,
-        v,
-        color=grey,
+        *(field[x].values, field[y].values, u, v),
+        color=LIGHT_GREY,
         linewidth=0.7,
         arrowsize=0.7,
         density=1.1,
@@ -150,5 +147,7 @@ def _draw_fixed_points(ax: Axes, found: Dataset, components: Sequence[str]) -> N
 def _component(dataset: Dataset, name: str, *leading: str) -> Any:
     """Return the values of a component such as ``w[0,1]`` along the leading dims."""
     variable, _, index = name.rstrip("]").partition("[")
-    array = dataset[variable].transpose(*leading, ...).values
-    return array[(..., *map(int, index.split(",")))] if index else array
+    array = dataset[variable].transpose(*leading, ...)
+    own = array.dims[len(leading) :]
+    chosen = dict(zip(own, map(int, index.split(",")), strict=True)) if index else {}
+    return array.isel(chosen).values

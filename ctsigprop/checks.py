@@ -119,7 +119,7 @@ def _real(name: str, value: Tensor | float) -> Tensor:
 
 
 def _check_times(t: Tensor | Sequence[float]) -> Tensor:
-    times = torch.as_tensor(t)
+    times = t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
     if times.is_complex() or times.dtype == torch.bool:
         raise TypeError(f"t must be real numbers; got dtype {times.dtype}")
     times = times.to(torch.float64)
@@ -192,6 +192,8 @@ def check_abilities(
         raise ValueError(f"{name} takes one list of times for all samples; Tsit5 takes more")
     if dense and not solver.interpolates:
         raise ValueError(f"{name} has no dense output; Tsit5, Dopri5 and SciPy have")
+    if system.delay and (times.requires_grad or bool((times[..., -1] < times[..., 0]).any())):
+        raise ValueError("a system with delays only goes forward, and t can have no gradient")
     if system.delay and not solver.delays:
         raise ValueError(
             f"{name} cannot look back, and the longest delay is {system.delay:g}; "

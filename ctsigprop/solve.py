@@ -126,7 +126,10 @@ def solve(
     with torch.set_grad_enabled(wanted):
         state = system.project(state)
         recorder.row(0, state)
-        history = History(system, state, times, past) if system.delay else None
+        jumps = _jumps(system, times, signals)
+        history = History(system, state, times, jumps, past) if system.delay else None
+        if history is not None:
+            jumps = history.breaks[1:]
         started = time.perf_counter()
 
         def field(at: Tensor, y: State) -> State:
@@ -139,7 +142,7 @@ def solve(
             y0=state,
             layout=layout,
             t=times,
-            jumps=_jumps(system, times, signals),
+            jumps=torch.tensor(jumps, dtype=torch.float64),
             system=system,
             inputs=signals,
             recorder=recorder,
@@ -249,11 +252,11 @@ def rerun(tree: DataTree, system: System | None = None) -> Solution:
         torch.set_num_threads(threads)
 
 
-def _jumps(system: System, times: Tensor, signals: Mapping[str, Signal]) -> Tensor:
+def _jumps(system: System, times: Tensor, signals: Mapping[str, Signal]) -> list[float]:
     start, stop = float(times[..., 0].min()), float(times[..., -1].max())
     if times.shape[-1] and bool((times[..., -1] < times[..., 0]).any()):
         start, stop = float(times[..., -1].min()), float(times[..., 0].max())
-    return torch.tensor(system.jumps(start, stop, signals), dtype=torch.float64)
+    return system.jumps(start, stop, signals)
 
 
 def _on_step(

@@ -39,7 +39,7 @@ def descent(learner: Sigprop, x: Tensor, labels: Tensor) -> State:
     Examples
     --------
     >>> import ctsigprop as ct
-    >>> learner = ct.Sigprop(ct.sigprop_network([4, 16, 2]))
+    >>> learner = ct.Sigprop(ct.sigprop_network([4, 8, 2], rho="tanh"))
     >>> sorted(descent(learner, torch.eye(4), torch.tensor([0, 1, 0, 1])))
     ['W_h1_one', 'W_h1_x', 'W_y_h1', 'W_y_one']
     """
@@ -84,7 +84,7 @@ def alignment(
     Examples
     --------
     >>> import ctsigprop as ct
-    >>> learner = ct.Sigprop(ct.sigprop_network([4, 16, 2]))
+    >>> learner = ct.Sigprop(ct.sigprop_network([4, 8, 2], rho="tanh"))
     >>> batch = torch.eye(4), torch.tensor([0, 1, 0, 1])
     >>> measured = alignment(learner, *batch)
     >>> measured.layer.values.tolist(), bool(measured.angle.sel(layer="y") < 90)

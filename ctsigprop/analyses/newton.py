@@ -15,13 +15,13 @@ Array = NDArray[np.float64]
 
 ITERATIONS = 100
 DAMPING = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.015625, 0.00390625)
-ROUNDING = 1e-15  # of a step, relative to the size of the box
+ROUNDING = 4e-15  # of f and of a step, relative to the sizes of their terms
 
 
 def find_roots(
     field: FlatField, low: Array, high: Array, starts: int, seed: int, tolerance: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the distinct roots inside a box, the last Newton step of each, and the box's size.
+    """Return the distinct roots inside a box, the error of each, and the size of the box.
 
     Parameters
     ----------
@@ -31,6 +31,13 @@ def find_roots(
         Bounds, ``(n,)``; infinite ones leave a component free, which starts at its initial value.
     starts, seed, tolerance : int, int, float
         As in `fixed_points`.
+
+    Returns
+    -------
+    y, error : Tensor
+        ``(roots, n)``; the error comes from the last Newton step and from the rounding of f.
+    size : Tensor
+        The widths of the box, ``(n,)``.
     """
     bounded = np.isfinite(low)
     centre = field.initial.cpu().numpy()
@@ -45,8 +52,13 @@ def find_roots(
     margin = 1e-9 * size
     inside = ((y >= below - margin) & (y <= above + margin)).all(-1)
     y, step = y[inside], step[inside]
-    chosen = _distinct((y / size).cpu().numpy(), (step / size).cpu().numpy())
-    return y[chosen], step[chosen], size
+    J = field.jacobian(y) * size
+    noise = ROUNDING * _apply(J.abs(), (y / size).abs())
+    scale = J.abs().sum(-1, keepdim=True).clamp(min=torch.finfo(y.dtype).tiny)
+    spread = _apply(torch.linalg.pinv(J / scale).abs(), noise / scale[..., 0])
+    error = 10 * step.abs() + spread * size
+    chosen = _distinct((y / size).cpu().numpy(), (error / size).cpu().numpy())
+    return y[chosen], error[chosen], size
 
 
 def _shares(n: int, count: int, seed: int) -> Array:
@@ -90,9 +102,11 @@ def _newton(field: FlatField, y: Tensor, size: Tensor, tolerance: float) -> tupl
         y[rows], f[rows] = moved, value
         small = correction.abs().amax(-1) <= ROUNDING
         active[rows] = accepted & ~small
-    relative = (step.abs() / (size + y.abs())).amax(-1)
-    flat = (f.abs() / typical).amax(-1) <= tolerance
-    good = (relative <= tolerance) | (flat & (relative <= tolerance**0.5))
+    # a small step alone is no root: where the Jacobian is singular it may be f that is left over
+    still = (step.abs() / (size + y.abs())).amax(-1)
+    near = (f.abs() / typical).amax(-1)
+    root = tolerance**0.5
+    good = ((still <= tolerance) & (near <= root)) | ((still <= root) & (near <= tolerance))
     return y[good], step[good]
 
 
@@ -126,12 +140,12 @@ def _apply(matrices: Tensor, vectors: Tensor) -> Tensor:
     return (matrices @ vectors.unsqueeze(-1)).squeeze(-1)
 
 
-def _distinct(y: Array, step: Array) -> list[int]:
-    """Return one of each cluster, the best known, sorted; points and their last steps."""
-    error = np.abs(step).max(-1, initial=0.0)
+def _distinct(y: Array, errors: Array) -> list[int]:
+    """Return one of each cluster, the best known, sorted by the components."""
+    error = errors.max(-1, initial=0.0)
     kept: list[int] = []
     for i in np.argsort(error, kind="stable"):
-        near = [np.abs(y[i] - y[k]).max() <= 1e-8 + 10 * (error[i] + error[k]) for k in kept]
+        near = [np.abs(y[i] - y[k]).max() <= 1e-8 + error[i] + error[k] for k in kept]
         if not any(near):
             kept.append(int(i))
     return sorted(kept, key=lambda i: tuple(np.round(y[i], 7)))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -169,9 +170,11 @@ def fixed_points(
     low, high = np.full((2, len(field.names)), [[-np.inf], [np.inf]])
     where = [field.names.index(name) for name in bounded]
     low[where], high[where] = box.T
-    y, step, size = find_roots(field, low, high, starts, seed, tolerance)
+    y, error, size = find_roots(field, low, high, starts, seed, tolerance)
     J = _scaled_jacobian(field, y, size)
-    looseness = np.abs(_scaled_jacobian(field, y + 10 * step, size) - J).sum(-1).max(-1, initial=0)
+    shifts = torch.diag_embed(error).movedim(-1, 0)
+    changes = sum(abs(_scaled_jacobian(field, y + shift, size) - J) for shift in shifts)
+    looseness = np.asarray(changes).sum(-1).max(-1, initial=0.0)
     verdicts = [classify(*pair, marginal) for pair in zip(J, looseness, strict=True)]
     dataset = _described(field, y, verdicts)
     dataset.attrs = {"starts": starts, "seed": seed, "tolerance": tolerance, "time": t}

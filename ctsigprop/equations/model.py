@@ -247,6 +247,16 @@ class Equations:
             raise ValueError(unknown("symbol", by, accepted))
         return to_symbolic(self._quantity(expression).code, self._written_out()).diff(symbol(by))
 
+    def gradient(self, expression: str) -> Callable[[Tensor, _Values], dict[str, Tensor]]:
+        """Return ``f(t, values) -> {variable: d expression / d variable}``, elementwise."""
+
+        def entries() -> dict[str, tuple[ast.expr, str]]:
+            names = [variable.name for variable in self.variables]
+            slopes = {name: self.differentiate(expression, name) for name in names}
+            return {name: (from_symbolic(d, self._symbols), name) for name, d in slopes.items()}
+
+        return self._cached(("gradient", expression), lambda: self._mapping(entries()))
+
     def numba(self) -> Callable[..., None]:
         """Return a compiled ``f(t, y, p, out)`` that writes the derivatives into ``out``.
 

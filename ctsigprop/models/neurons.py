@@ -135,14 +135,10 @@ class TextNeuron(Neuron):
         """Return the time derivative of the output, by the chain rule where it is an expression."""
         if self.output in self._shorts:
             return derivative[self._shorts[self.output]]
-        own = [name for name in self._shorts.values() if name in derivative]
-        both = torch.func.jvp(
-            lambda *parts: self.activity({**state, **dict(zip(own, parts, strict=True))}),
-            tuple(state[name] for name in own),
-            tuple(derivative[name] for name in own),
-        )
-        rate: Tensor = both[1]
-        return rate
+        values = self._values(state, {})
+        slopes = self.equations.gradient(self.output)(_clock(torch.zeros(()), values), values)
+        parts = [slope * derivative[self._shorts[short]] for short, slope in slopes.items()]
+        return torch.stack(parts).sum(0)
 
     def linear(self, t: Tensor, state: State, currents: Mapping[str, Tensor]) -> State:
         """Return a of dy/dt = a·y + rest for each variable, read from the equations."""

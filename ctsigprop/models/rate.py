@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,7 +74,7 @@ def rate(
     {'I': '1', 'J': '1'}
     """
     body = NONLINEARITIES.get(rho, rho)
-    if rho not in NONLINEARITIES and "u" not in rho.replace("exp", ""):
+    if rho not in NONLINEARITIES and not re.search(r"\bu\b", rho):
         raise ValueError(unknown("nonlinearity", rho, NONLINEARITIES))
     text = f"ds/dt = (-s + r + J)/tau : 1\nr = {body} : 1\nu = I + bias : 1\nI : 1\nJ : 1"
     return TextNeuron(text, name, size, tau=tau, bias=bias)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, final
 
 from torch import Tensor
 
@@ -82,6 +82,7 @@ class Embedded(Solver):
         return March(problem, method, landings(problem), control, self.max_steps).run()
 
 
+@final
 @dataclass(frozen=True)
 class Tsit5(Embedded):
     """Tsitouras' pair 5(4), with its interpolant of order 4: the default.
@@ -101,6 +102,7 @@ class Tsit5(Embedded):
     tableau: ClassVar[Tableau] = TSIT5
 
 
+@final
 @dataclass(frozen=True)
 class Dopri5(Embedded):
     """Dormand and Prince's pair 5(4), with its interpolant of order 4.
@@ -120,6 +122,7 @@ class Dopri5(Embedded):
     tableau: ClassVar[Tableau] = DOPRI5
 
 
+@final
 @dataclass(frozen=True)
 class BogackiShampine(Embedded):
     """Bogacki and Shampine's pair 3(2), with the cubic of Hermite: for low accuracy.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import abc
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from dataclasses import field as attribute
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -220,10 +221,10 @@ class Problem:
     jumps: Tensor
     system: System
     recorder: Recorder
-    inputs: Mapping[str, Signal] = field(default_factory=dict)
+    inputs: Mapping[str, Signal] = attribute(default_factory=dict)
     linear: Field | None = None
     events: tuple[Event, ...] = ()
-    accepted: Callable[[Tensor, State, State | None], None] = field(default=lambda _t, _y, _f: None)
+    accepted: Callable[[Tensor, State, State | None], None] = attribute(default=lambda _t, _y, _f: None)
     dense: bool = False
 
     def derivative(self, t: Tensor, flat: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 import sys
 import threading
@@ -23,6 +22,7 @@ from ctsigprop.solvers.base import Problem, Solver, State
 from ctsigprop.solvers.brian2_network import Network
 from ctsigprop.solvers.brian2_translation import translate
 from ctsigprop.solvers.failures import diverged
+from ctsigprop.solvers.fixed import check_max_steps, check_positive
 from ctsigprop.solvers.stops import Interval, intervals, require_steps
 
 __all__ = ["Brian2", "brian2_session"]
@@ -82,9 +82,8 @@ class Brian2(Solver):
             raise ValueError(unknown("method", self.method, _EVALUATIONS))
         if self.codegen not in _TARGETS:
             raise ValueError(unknown("codegen", self.codegen, _TARGETS))
-        for name in ("dt", "max_steps"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive and finite; got {getattr(self, name)}")
+        check_positive("dt", self.dt)
+        check_max_steps(self.max_steps)
 
     def integrate(self, problem: Problem) -> None:
         """Fill ``problem.recorder``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from ctsigprop.solvers.base import Problem, Solver, State
 from ctsigprop.solvers.failures import diverged
 from ctsigprop.solvers.march import March
 from ctsigprop.solvers.onestep import Exponential, OneStep, RungeKutta, phi1
-from ctsigprop.solvers.stops import Interval, grid, intervals, require_steps
+from ctsigprop.solvers.stops import Interval, clocks, grid, intervals, require_steps
 from ctsigprop.solvers.tableaus import EULER, HEUN, MIDPOINT, Tableau
 from ctsigprop.solvers.tableaus import RK4 as CLASSICAL
 
@@ -64,6 +64,7 @@ class FixedStep(Solver):
         return run_fixed(problem, self.tableau, self.dt, self.max_steps)
 
 
+@final
 @dataclass(frozen=True)
 class Euler(FixedStep):
     """The explicit Euler method, order 1: y_1 = y + h f(t, y).
@@ -79,6 +80,7 @@ class Euler(FixedStep):
     tableau: ClassVar[Tableau] = EULER
 
 
+@final
 @dataclass(frozen=True)
 class Midpoint(FixedStep):
     """The midpoint rule of Runge, order 2: y_1 = y + h f(t + h/2, y + h/2 f(t, y)).
@@ -94,6 +96,7 @@ class Midpoint(FixedStep):
     tableau: ClassVar[Tableau] = MIDPOINT
 
 
+@final
 @dataclass(frozen=True)
 class Heun(FixedStep):
     """The trapezoid of Heun, order 2: y_1 = y + h/2 (k_1 + k_2), k_2 = f(t + h, y + h k_1).
@@ -109,6 +112,7 @@ class Heun(FixedStep):
     tableau: ClassVar[Tableau] = HEUN
 
 
+@final
 @dataclass(frozen=True)
 class RK4(FixedStep):
     """The classical Runge-Kutta method, order 4.
@@ -128,6 +132,7 @@ class RK4(FixedStep):
     tableau: ClassVar[Tableau] = CLASSICAL
 
 
+@final
 @dataclass(frozen=True)
 class ExponentialEuler(FixedStep):
     """The exponential Euler method ETD1, order 1: y_1 = y + h φ₁(a h) f(t, y).
@@ -216,8 +221,9 @@ def _run(
     recorder.row(0, state)
     if problem.t.numel() < 2:
         return
-    stretches = list(intervals(problem.t, problem.jumps, dt))
-    require_steps(sum(s.steps for s in stretches), max_steps, float(problem.t[0]))
+    t, jumps = clocks(problem)
+    stretches = list(intervals(t, jumps, dt))
+    require_steps(sum(s.steps for s in stretches), max_steps, float(t[0]))
     edges = _edges(stretches)
     places = torch.tensor([*nodes, 1.0], dtype=torch.float64)
     for stretch, (low, high) in zip(stretches, edges, strict=True):
@@ -228,9 +234,9 @@ def _run(
             times = start + h * (torch.arange(first, first + count)[:, None] + places)
             if first + count == stretch.steps:
                 times[-1, -1] = stop
-            inside = times[:, :-1].clamp(low, high).to(problem.t.device)
+            inside = times[:, :-1].clamp(low, high).to(t.device)
             good = state
-            for at, now in zip(inside, times[:, -1].to(problem.t.device), strict=True):
+            for at, now in zip(inside, times[:, -1].to(t.device), strict=True):
                 state = advance(problem, at.unbind(), state, h)
                 problem.accepted(now, state, None)
             recorder.statistics.steps += count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Callable
 
 import torch
@@ -17,14 +18,28 @@ __all__ = ["History"]
 class History:
     """States at accepted steps; between them the cubic through four neighbours, order 4.
 
+    The start, and every jump of a signal, is a kink that returns after each delay, one derivative
+    higher; steps end at these `breaks`, and neighbours are taken from one side of them only.
+
     Before the start, the state is that of `past`, or the initial one. Only as much is kept as the
     longest delay can reach.
     """
 
     def __init__(
-        self, system: System, y0: State, t: Tensor, past: Callable[[Tensor], State] | None
+        self,
+        system: System,
+        y0: State,
+        t: Tensor,
+        jumps: list[float],
+        past: Callable[[Tensor], State] | None,
     ) -> None:
         self.start = float(t[0])
+        stop, delays = float(t[-1]), {c.delay for c in system.currents if c.delay}
+        found = fresh = {self.start, *jumps}
+        for _ in range(4):
+            fresh = {b + d for b in fresh for d in delays if b + d < stop}
+            found = found | fresh
+        self.breaks = sorted(found)
         self.delay = system.delay
         self._past = past if past is not None else lambda _t: y0
         self._times = [self.start]
@@ -54,8 +69,12 @@ class History:
         right = min(bisect.bisect_left(times, at), len(times) - 1)
         if times[right] == at:
             return self._states[right]
-        first = min(max(right - 2, 0), max(len(times) - 4, 0))
-        nodes = range(first, min(first + 4, len(times)))
+        piece = bisect.bisect_right(self.breaks, at)
+        low = bisect.bisect_left(times, self.breaks[piece - 1])
+        after = self.breaks[piece] if piece < len(self.breaks) else math.inf
+        high = bisect.bisect_right(times, after)
+        first = max(min(right - 2, high - 4), low)
+        nodes = range(first, min(first + 4, high))
         weights = [_lagrange(at, [times[j] for j in nodes], k) for k in range(len(nodes))]
         return {
             name: torch.stack(

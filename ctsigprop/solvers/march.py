@@ -12,7 +12,7 @@ from ctsigprop.solvers.dense import Interpolant
 from ctsigprop.solvers.events import Watch, spacing
 from ctsigprop.solvers.failures import blown_up, diverged, grows, not_finite, stuck, too_stiff
 from ctsigprop.solvers.onestep import OneStep, Step
-from ctsigprop.solvers.stops import Stops
+from ctsigprop.solvers.stops import Stops, clocks
 
 __all__ = ["March"]
 
@@ -53,7 +53,7 @@ class March:
         self.stops, self.control, self.max_steps = stops, control, max_steps
         self.y0 = self.y = self.layout.pack(problem.y0)
         samples, device = len(self.y), self.y.device
-        self.times = problem.t.to(device).reshape(-1, problem.t.shape[-1])
+        self.times = clocks(problem)[0].reshape(-1, problem.t.shape[-1])
         self.start = self.t = self.times[:, 0].expand(samples)
         self.end = self.times[:, -1].detach().expand(samples)
         self.sign = torch.sign(self.end - self.start.detach())
@@ -265,9 +265,8 @@ class March:
             pointer = self.pointer[self.active]
             if pointer.numel() and bool((pointer != pointer[0]).any()):
                 return
-        self.problem.accepted(
-            self.layout.clock(self.t), self.layout.unpack(self.y), self.layout.unpack(self.f)
-        )
+        clock = self.t[0] if self.together else self.layout.clock(self.t)
+        self.problem.accepted(clock, self.layout.unpack(self.y), self.layout.unpack(self.f))
 
     def _look_ahead(self, turn: int) -> None:
         """Stop a run that has taken, or will take, too many steps."""

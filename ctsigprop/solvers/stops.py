@@ -12,7 +12,7 @@ from torch import Tensor
 from ctsigprop.errors import StepLimitError
 from ctsigprop.solvers.base import Problem
 
-__all__ = ["Interval", "Stops", "grid", "intervals", "landings", "require_steps"]
+__all__ = ["Interval", "Stops", "clocks", "grid", "intervals", "landings", "require_steps"]
 
 
 @dataclass(frozen=True)
@@ -96,29 +96,35 @@ def require_steps(steps: int, max_steps: int, start: float) -> None:
         )
 
 
+def clocks(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Return the output times and the jumps, beside the state."""
+    device = next(iter(problem.y0.values())).device
+    return problem.t.to(device), problem.jumps.to(device)
+
+
 def grid(problem: Problem, dt: float, max_steps: int) -> Stops:
     """Return the ends of all fixed steps."""
-    t = problem.t
+    t, jumps = clocks(problem)
     ragged = t.dim() > 1
-    if ragged and problem.jumps.numel():
+    if ragged and jumps.numel():
         raise ValueError(
             "times of their own for each sample, and inputs with jumps, need steps that adapt: "
             "Tsit5, Dopri5 or BogackiShampine without dt"
         )
     columns, flags = [], []
     for row in t.reshape(-1, t.shape[-1]):
-        pieces, jumps = [row[:0]], [torch.zeros(0, dtype=torch.bool)]
-        for stretch in intervals(row, problem.jumps, dt):
+        pieces, jump = [row[:0]], [torch.zeros(0, dtype=torch.bool)]
+        for stretch in intervals(row, jumps, dt):
             share = torch.arange(1, stretch.steps, dtype=t.dtype, device=t.device) / stretch.steps
             inner = stretch.start + (stretch.stop - stretch.start) * share
             pieces += [inner, stretch.stop.reshape(1)]
-            jumps.append(torch.zeros(stretch.steps, dtype=torch.bool))
-            jumps[-1][-1] = stretch.jump
+            jump.append(torch.zeros(stretch.steps, dtype=torch.bool))
+            jump[-1][-1] = stretch.jump
         columns.append(torch.cat(pieces))
-        flags.append(torch.cat(jumps).to(t.device))
+        flags.append(torch.cat(jump).to(t.device))
         require_steps(len(columns[-1]), max_steps, float(row[0].detach()))
     if not ragged:
-        return Stops(columns[0], *_between(columns[0], t, problem.jumps), flags[0], every_row=True)
+        return Stops(columns[0], *_between(columns[0], t, jumps), flags[0], every_row=True)
     longest = max((len(column) for column in columns), default=0)
     times = (
         torch.stack([torch.cat([c, c[-1:].expand(longest - len(c))]) for c in columns])
@@ -146,10 +152,11 @@ def just_before(t: Tensor) -> Tensor:
 
 def landings(problem: Problem) -> Stops:
     """Return the jumps and the end of the span, which is all that an adaptive step must hit."""
-    t = problem.t.reshape(-1, problem.t.shape[-1])
+    times, jumps = clocks(problem)
+    t = times.reshape(-1, times.shape[-1])
     start, end = t[:, :1].detach(), t[:, -1:]
     sign = torch.where(end.detach() >= start, 1.0, -1.0).to(t.dtype)
-    jumps = problem.jumps.expand(len(t), -1)
+    jumps = jumps.expand(len(t), -1)
     inside = ((jumps - start) * sign > 0) & ((end.detach() - jumps) * sign > 0)
     times = torch.cat([torch.where(inside, jumps, end), end], dim=1)
     order = torch.argsort((times * sign).detach(), dim=1, stable=True)

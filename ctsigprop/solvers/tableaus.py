@@ -31,7 +31,7 @@ class Tableau:
 
     Examples
     --------
-    >>> sum(RK4.b)
+    >>> sum(HEUN.b)
     1.0
     >>> RK4.closed().stages, TSIT5.closed().stages
     (5, 7)

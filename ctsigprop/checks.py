@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ctsigprop.errors import NonFiniteError, unknown
+from ctsigprop.models.neurons import VectorField
 from ctsigprop.signals import Signal, as_signal
 from ctsigprop.solution import Solution
 from ctsigprop.solvers.base import Field, Layout, Solver, State
 from ctsigprop.solvers.events import Event
+from ctsigprop.solvers.impulses import Impulse
 from ctsigprop.system import System
+from ctsigprop.terms import Variable
 
 __all__ = [
     "check_abilities",
+    "check_all",
     "check_finite",
     "check_gradients",
     "check_inputs",
@@ -26,13 +31,14 @@ __all__ = [
     "with_options",
 ]
 
+Given = TypeVar("Given")
+
 
 def with_options(solver: Solver, options: Mapping[str, Any]) -> Solver:
     """Return the solver with its options changed; refuse names that it does not have."""
     if not isinstance(solver, Solver):
-        raise TypeError(
-            f"solver must be a solver such as Tsit5(rtol=1e-6); got {type(solver).__name__}"
-        )
+        given = f"the class {solver.__name__}" if isinstance(solver, type) else repr(solver)
+        raise TypeError(f"solver must be a solver such as Tsit5(rtol=1e-6); got {given}")
     accepted = [f.name for f in dataclasses.fields(solver)]
     for name in options:
         if name not in accepted:
@@ -68,16 +74,14 @@ def check_state_and_times(
     signals: Mapping[str, Signal],
 ) -> tuple[State, tuple[int, ...], Tensor]:
     """Return a complete initial state, its batch axes and float64 times; refuse what misfits."""
+    if not isinstance(y0, Mapping | None):
+        raise TypeError(f"y0 must map names of variables to values; got {type(y0).__name__}")
     system.check_state(y0 or {})
     given = {name: _real(name, value) for name, value in (y0 or {}).items()}
-    dtypes = {v.dtype for v in given.values() if v.dim()} or {
-        v.initial.dtype
-        for v in system.variables.values()
-        if isinstance(v.initial, Tensor) and v.initial.dim()
-    }
+    dtypes = {v.dtype for v in (y0 or {}).values() if isinstance(v, Tensor) and v.dim()}
     if len(dtypes) > 1:
         raise TypeError(f"all variables must have one dtype; got {sorted(map(str, dtypes))}")
-    dtype = dtypes.pop() if dtypes else torch.float64
+    dtype = dtypes.pop() if dtypes else system.dtype
     for name, parameter in system.named_parameters():
         if parameter.dim() and parameter.dtype != dtype:
             raise TypeError(
@@ -94,34 +98,50 @@ def check_state_and_times(
                 f"initial state '{name}' contains {int(bad.sum())} non-finite value(s), the first "
                 f"at index {torch.nonzero(bad)[0].tolist()}; refusing to integrate"
             )
-        want = state[name].shape
-        if value.dim() and tuple(value.shape) != tuple(want):
-            own = system.variables[name].shape
-            if tuple(value.shape) != own:
-                raise ValueError(
-                    f"initial state '{name}' must have shape {tuple(want)} "
-                    f"(*batch, *{tuple(system.variables[name].dims)}); got {tuple(value.shape)}"
-                )
+        want, own = tuple(state[name].shape), system.variables[name].shape
+        if value.dim() and tuple(value.shape) not in (want, own):
+            raise ValueError(
+                f"initial state '{name}' must have shape {want}, "
+                f"{_axes(system.variables[name])}; got {tuple(value.shape)}"
+            )
         state[name] = value.to(state[name].device, dtype).expand(want).contiguous()
     return state, batch, times
 
 
 def _real(name: str, value: Tensor | float) -> Tensor:
-    tensor = value if isinstance(value, Tensor) else torch.as_tensor(value)
-    if tensor.is_complex():
-        raise TypeError(f"the state must be real; '{name}' has dtype {tensor.dtype}")
-    if isinstance(value, Tensor) and not value.is_floating_point():
+    if not isinstance(value, Tensor):
+        return _numbers(f"initial state '{name}'", value)
+    if value.is_complex():
+        raise ValueError(f"the state must be real; '{name}' has dtype {value.dtype}")
+    if not value.is_floating_point():
         raise TypeError(
             f"the state must be floating point; '{name}' has dtype {value.dtype}: "
             "use .double() or .float()"
         )
-    return tensor if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+    return value
+
+
+def _numbers(what: str, value: Any) -> Tensor:
+    """Return numbers that are no tensor as one of float64."""
+    array = np.asarray(value)
+    if array.dtype.kind == "c":
+        raise ValueError(f"{what} must be real; got dtype {array.dtype}")
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{what} must be numbers; got {value!r}")
+    return torch.tensor(array.astype(np.float64, order="C"))
+
+
+def _axes(variable: Variable) -> str:
+    own = ", ".join(f"{dim}={size}" for dim, size in variable.dims.items())
+    return f"(*batch, {own})" if own else "(*batch,)"
 
 
 def _check_times(t: Tensor | Sequence[float]) -> Tensor:
-    times = t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
+    if isinstance(t, list | tuple) and any(isinstance(time, Tensor) for time in t):
+        t = torch.stack([torch.as_tensor(time, dtype=torch.float64) for time in t])
+    times = t if isinstance(t, Tensor) else _numbers("t", t)
     if times.is_complex() or times.dtype == torch.bool:
-        raise TypeError(f"t must be real numbers; got dtype {times.dtype}")
+        raise ValueError(f"t must be real numbers; got dtype {times.dtype}")
     times = times.to(torch.float64)
     if times.dim() == 0 or times.shape[-1] == 0:
         raise ValueError(f"t must be a list of at least one time; got shape {tuple(times.shape)}")
@@ -159,8 +179,8 @@ def _batch(
         if value.dim() and not variable.shared:
             if value.dim() < rank or tuple(value.shape[value.dim() - rank :]) != variable.shape:
                 raise ValueError(
-                    f"initial state '{name}' must have shape (*batch, *{tuple(variable.dims)}) "
-                    f"with {tuple(variable.dims)} = {variable.shape}; got {tuple(value.shape)}"
+                    f"initial state '{name}' must have shape {_axes(variable)}; "
+                    f"got {tuple(value.shape)}"
                 )
             found.setdefault(tuple(value.shape[: value.dim() - rank]), name)
     if times.dim() > 1:
@@ -178,14 +198,20 @@ def _batch(
     return next(iter(batches), ())
 
 
+def check_all(name: str, given: Any, kind: type[Given]) -> tuple[Given, ...]:
+    """Return one thing, or a sequence of things, of a kind as a tuple; refuse any other."""
+    things = given if isinstance(given, list | tuple) else (given,)
+    for thing in things:
+        if not isinstance(thing, kind):
+            raise TypeError(f"{name} takes {kind.__name__} objects; got {type(thing).__name__}")
+    return tuple(things)
+
+
 def check_abilities(
     solver: Solver, system: System, times: Tensor, events: Sequence[Event], dense: bool
 ) -> None:
     """Refuse what the solver cannot do, and name those that can."""
     name = type(solver).__name__
-    for event in events:
-        if not isinstance(event, Event):
-            raise TypeError(f"events takes Event objects; got {type(event).__name__}")
     if events and not solver.events:
         raise ValueError(f"{name} has no events; Tsit5, RK4 and SciPy have")
     if times.dim() > 1 and not solver.ragged:
@@ -194,6 +220,10 @@ def check_abilities(
         raise ValueError(f"{name} has no dense output; Tsit5, Dopri5 and SciPy have")
     if system.delay and (times.requires_grad or bool((times[..., -1] < times[..., 0]).any())):
         raise ValueError("a system with delays only goes forward, and t can have no gradient")
+    if system.delay and any(event.reset for event in events):
+        raise ValueError("delays and events that reset exclude each other: the past would jump")
+    if system.delay and times.dim() > 1:
+        raise ValueError("a system with delays takes one list of times for all samples")
     if system.delay and not solver.delays:
         raise ValueError(
             f"{name} cannot look back, and the longest delay is {system.delay:g}; "
@@ -208,28 +238,48 @@ def check_gradients(
     signals: Mapping[str, Signal],
     solver: Solver,
     differentiable: bool | None,
+    events: Sequence[Event] = (),
+    impulses: Sequence[Impulse] = (),
 ) -> bool:
     """Tell whether gradients are wanted; refuse where they would be lost."""
-    tensors = [*system.parameters(), *state.values(), times]
-    for signal in [*signals.values(), *(s.signal for s in system.sources if s.signal is not None)]:
-        tensors += [*signal.parameters(), *signal.buffers()]
-    found = any(tensor.requires_grad for tensor in tensors)
     if differentiable is False:
         return False
-    if differentiable and not found:
+    tensors = [*system.parameters(), *system.buffers(), *state.values(), times]
+    tensors += [tensor for s in signals.values() for tensor in (*s.parameters(), *s.buffers())]
+    tensors += [impulse.times for impulse in impulses]
+    found = any(tensor.requires_grad for tensor in tensors)
+    if torch.is_grad_enabled() and not found:
+        found = _functions_need_gradient(system, state, times, signals, events)
+    if differentiable and not (found or events or impulses):
         raise ValueError(
             "differentiable=True, but nothing that goes in requires a gradient: use "
             "system.learn('name'), or requires_grad on y0, t or an input"
         )
     if differentiable and not torch.is_grad_enabled():
         raise ValueError("differentiable=True inside torch.no_grad(): the graph would be lost")
-    wanted = found and torch.is_grad_enabled()
+    wanted = bool(differentiable) or (found and torch.is_grad_enabled())
     if wanted and not solver.gradients:
         raise ValueError(
             f"{type(solver).__name__} has no gradients, and something that goes in requires one: "
             "use Tsit5 or TorchDiffEq, or pass differentiable=False"
         )
     return wanted
+
+
+def _functions_need_gradient(
+    system: System,
+    state: State,
+    times: Tensor,
+    signals: Mapping[str, Signal],
+    events: Sequence[Event],
+) -> bool:
+    """Tell whether functions of the user's own depend on tensors that require a gradient."""
+    start = times[..., 0] if times.dim() > 1 else times[0]
+    values = [event.condition(start, state) for event in events]
+    if any(isinstance(neuron, VectorField) for neuron in system.neurons):
+        rates = system.forward(start, state, inputs=signals, history=lambda _t: state)
+        values += rates.values()
+    return any(isinstance(value, Tensor) and value.requires_grad for value in values)
 
 
 def probe(
@@ -254,6 +304,8 @@ def probe(
     for name, value in derivative.items():
         if name not in state:
             raise ValueError(f"the dynamics returned '{name}', which is no variable of the system")
+        if not isinstance(value, Tensor):
+            raise TypeError(f"the dynamics returned {type(value).__name__} for '{name}'")
         if value.shape != state[name].shape:
             raise ValueError(
                 f"the dynamics returned shape {tuple(value.shape)} for '{name}', "

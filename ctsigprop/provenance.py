@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -42,8 +43,8 @@ def describe(thing: Any, arrays: dict[str, Tensor]) -> Any:
     Parameters
     ----------
     thing : object
-        A number, a string, a tensor, a list or mapping of such, a dataclass of this package (a
-        solver, a parameter) or one of its recorded modules (a term, a signal, a system).
+        A number, a string, a tensor or array, a list or mapping of such, a dataclass of this
+        package (a solver, a parameter) or one of its recorded modules (a term, a signal, a system).
     arrays : dict of str to Tensor
         Receives the tensors.
 
@@ -60,6 +61,8 @@ def describe(thing: Any, arrays: dict[str, Tensor]) -> Any:
     """
     if thing is None or isinstance(thing, bool | int | float | str):
         return thing
+    if isinstance(thing, np.ndarray | np.generic):
+        thing = torch.as_tensor(thing)
     if isinstance(thing, Tensor):
         key = f"a{len(arrays)}"
         arrays[key] = thing.detach().clone()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.parametrize import is_parametrized
 
 from ctsigprop.errors import unknown
 from ctsigprop.provenance import describe
@@ -247,7 +248,7 @@ def provenance(run: Solution) -> tuple[dict[str, Any], dict[str, Tensor]]:
         [i, name]
         for i, term in enumerate(run.system.every_term())
         for name in term.specs
-        if any(p.requires_grad for n, p in term.named_parameters(recurse=True) if name in n)
+        if is_parametrized(term, name) or getattr(term, name).requires_grad
     ]
     for key, value in run.system.state_dict().items():
         arrays[f"state.{key}"] = value.detach().clone()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ctsigprop.checks import (
     check_abilities,
+    check_all,
     check_finite,
     check_gradients,
     check_inputs,
@@ -114,19 +116,24 @@ def solve(
         raise TypeError(f"system must be a System; got {type(system).__name__}")
     solver = with_options(Tsit5() if solver is None else solver, options)
     signals = check_inputs(system, inputs)
-    watched = (events,) if isinstance(events, Event) else tuple(events)
-    kicks = (impulses,) if isinstance(impulses, Impulse) else tuple(impulses)
+    watched = check_all("events", events, Event)
+    kicks = check_all("impulses", impulses, Impulse)
     state, batch, times = check_state_and_times(system, y0, t, signals)
     check_abilities(solver, system, times, watched, dense)
     if dense and kicks:
         raise ValueError("dense=True and impulses exclude each other: the state jumps")
-    wanted = check_gradients(system, state, times, signals, solver, differentiable)
+    if system.delay and kicks:
+        raise ValueError("delays and impulses exclude each other: the past would jump")
+    if past is not None and not system.delay:
+        raise ValueError("past is for synapses with delays, and this system has none")
+    wanted = check_gradients(system, state, times, signals, solver, differentiable, watched, kicks)
     layout = Layout(state, {k: v.shape for k, v in system.variables.items()}, batch)
     recorder = Recorder(layout, times.shape[-1])
-    with torch.set_grad_enabled(wanted):
+    first, last = _span(times)
+    with torch.set_grad_enabled(wanted), _reporting(progress) as report:
         state = system.project(state)
         recorder.row(0, state)
-        jumps = _jumps(system, times, signals)
+        jumps = system.jumps(min(first, last), max(first, last), signals)
         history = History(system, state, times, jumps, past) if system.delay else None
         if history is not None:
             jumps = history.breaks[1:]
@@ -147,19 +154,22 @@ def solve(
             inputs=signals,
             recorder=recorder,
             events=watched,
-            accepted=_on_step(times, progress, history),
+            accepted=_on_step(first, last, report, history),
             dense=dense,
         )
         interpolant = None
         status, message = "complete", "every output time was reached"
         failure: IntegrationError | None = None
         try:
-            if kicks:
+            if not dense and layout.samples * layout.size == 0:
+                for row in range(times.shape[-1]):
+                    recorder.row(row, state)
+            elif kicks:
                 integrate_between(solver, problem, kicks)
             elif times.shape[-1] > 1:
                 interpolant = solver.integrate(problem)
         except KeyboardInterrupt:
-            reached = float(times[..., int(recorder.lengths.min()) - 1].max())
+            reached = float(times[..., int(recorder.lengths.min()) - 1].detach().max())
             status, message = "interrupted", f"stopped by the user after t={reached:g}"
         except IntegrationError as error:
             status, message, failure = "failed", str(error), error
@@ -235,7 +245,8 @@ def rerun(tree: DataTree, system: System | None = None) -> Solution:
         for i, name in recipe["learned"]:
             terms[i].learn(name)
         again.load_state_dict(
-            {k.removeprefix("state."): v for k, v in arrays.items() if k.startswith("state.")}
+            {k.removeprefix("state."): v for k, v in arrays.items() if k.startswith("state.")},
+            assign=True,  # the types too, of a system that was moved
         )
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe["threads"])
@@ -252,45 +263,42 @@ def rerun(tree: DataTree, system: System | None = None) -> Solution:
         torch.set_num_threads(threads)
 
 
-def _jumps(system: System, times: Tensor, signals: Mapping[str, Signal]) -> list[float]:
-    start, stop = float(times[..., 0].min()), float(times[..., -1].max())
-    if times.shape[-1] and bool((times[..., -1] < times[..., 0]).any()):
-        start, stop = float(times[..., -1].min()), float(times[..., 0].max())
-    return system.jumps(start, stop, signals)
+def _span(times: Tensor) -> tuple[float, float]:
+    """Return the times between which all samples lie, in the direction in which they go."""
+    start, stop = times[..., 0].detach(), times[..., -1].detach()
+    if bool((stop < start).any()):
+        return float(start.max()), float(stop.min())
+    return float(start.min()), float(stop.max())
 
 
 def _on_step(
-    times: Tensor, progress: bool | Progress, history: History | None
+    first: float, last: float, report: Progress | None, history: History | None
 ) -> Callable[[Tensor, State, State | None], None]:
-    first, last = float(times[..., 0].min()), float(times[..., -1].max())
-    if bool((times[..., -1] < times[..., 0]).any()):
-        first, last = float(times[..., 0].max()), float(times[..., -1].min())
-    report: Progress | None = None
-    if callable(progress):
-        report = progress
-    elif progress:
-        report = _bar()
-
     def accepted(t: Tensor, state: State, derivative: State | None) -> None:
         if history is not None:
             history.append(t, state, derivative)
         if report is not None:
-            report((float(t.detach().min()) - first) / ((last - first) or 1.0))
+            report((float(t.detach().mean()) - first) / ((last - first) or 1.0))
 
     return accepted
 
 
-def _bar() -> Progress:
-    from tqdm import tqdm
+@contextmanager
+def _reporting(progress: bool | Progress) -> Iterator[Progress | None]:
+    if callable(progress):
+        yield progress
+    elif progress:
+        from tqdm import tqdm
 
-    bar = tqdm(total=1.0, bar_format="{l_bar}{bar}| {elapsed}<{remaining}", leave=False)
+        form = "{l_bar}{bar}| {elapsed}<{remaining}"
+        with tqdm(total=1.0, bar_format=form, leave=False) as bar:
 
-    def report(fraction: float) -> None:
-        bar.update(fraction - bar.n)
-        if fraction >= 1.0:
-            bar.close()
+            def report(fraction: float) -> None:
+                bar.update(fraction - bar.n)
 
-    return report
+            yield report
+    else:
+        yield None
 
 
 def _terminated(recorder: Recorder) -> str:

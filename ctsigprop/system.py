@@ -123,8 +123,16 @@ class System(Recorded):
                 rates.update(current.linear(moment))
         return rates
 
-    def initial_state(self, batch: Sequence[int] = (), dtype: torch.dtype = torch.float64) -> State:
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its parameters; float64 where there are none, or of more than one type."""
+        found = {parameter.dtype for parameter in self.parameters()}
+        return found.pop() if len(found) == 1 else torch.float64
+
+    def initial_state(self, batch: Sequence[int] = (), dtype: torch.dtype | None = None) -> State:
         """Return every variable at its initial value; shared ones have no batch axes.
+
+        By default in the type of the parameters.
 
         Examples
         --------
@@ -136,7 +144,7 @@ class System(Recorded):
         state: State = {}
         for name, variable in self.variables.items():
             lead = () if variable.shared else tuple(batch)
-            value = torch.as_tensor(variable.initial, dtype=dtype, device=device)
+            value = torch.as_tensor(variable.initial, dtype=dtype or self.dtype, device=device)
             state[name] = value.expand(*lead, *variable.shape).clone()
         return state
 

@@ -35,7 +35,7 @@ COMMON_UNITS = (
     *("ohm", "kohm", "Mohm", "Gohm", "pF", "nF", "uF", "F", "mM", "uM", "cm", "mm", "um", "m"),
     *("mV/ms", "1/ms", "uA/cm^2", "mS/cm^2", "uF/cm^2"),
 )
-"""Units of the field, for messages: every unit that pint knows is accepted."""
+"""Units of the field, for messages: every unit of the SI, and what is used with it, is accepted."""
 
 _PREFIXES = ("", "f", "p", "n", "u", "m", "k", "M", "G")
 _SHORT = ("V", "A", "S", "F", "s", "Hz", "ohm", "m", "mol", "M", "C", "J", "W")
@@ -273,6 +273,8 @@ def _atom(name: str) -> Unit | None:
         return None
     scale = Fraction(str(registry.get_base_units(found, check_nonmult=False)[0]))
     dimensions = {key.strip("[]"): str(power) for key, power in found.dimensionality.items()}
+    if any(unit in _customary() for _, unit, _ in registry.parse_unit_name(name)):
+        return None
     multiplicative = all(registry._units[part].is_multiplicative for part in found._units)
     if not multiplicative or set(dimensions) - set(_BASE):
         return None
@@ -285,6 +287,16 @@ def _registry() -> pint.UnitRegistry[Fraction]:
     import pint
 
     return pint.UnitRegistry(non_int_type=Fraction)
+
+
+@lru_cache(maxsize=1)
+def _customary() -> frozenset[str]:
+    """Name the units that pint knows beyond the SI and what is used with it: feet, furlongs."""
+    registry = _registry()
+    groups = set(registry._groups) - {"root", "international"}
+    return frozenset(
+        name for group in groups for name in registry.get_group(group).non_inherited_unit_names
+    )
 
 
 def _unknown(text: str, of: str) -> UnitError:

@@ -1,7 +1,7 @@
 """One model on every back end, and the difference between them.
 
-FitzHugh-Nagumo, integrated by our own methods in torch, by torchdiffeq, by SciPy and by Brian2; each
-is compared with Dormand and Prince's eighth order method at a tolerance of 1e-12.
+FitzHugh-Nagumo, integrated by our own methods in torch, by torchdiffeq, by SciPy and by Brian2;
+each is compared with Dormand and Prince's eighth order method at a tolerance of 1e-12.
 """
 
 from __future__ import annotations

@@ -51,16 +51,15 @@ def follow_learning(seed: int) -> xr.Dataset:
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    rules = report(compare_rules(), title="What dw/dt reads: largest derivative by each argument")
-    ct.save(rules, folder / "locality.zarr", overwrite=True)
-    plot_locality(rules).savefig(folder / "locality.png")
-    angles = [follow_learning(seed) for seed in range(SEEDS)]
-    followed = report(
-        xr.concat(angles, xr.Variable("seed", range(SEEDS), {"units": "1"})),
+    seeds = xr.Variable("seed", range(SEEDS), {"units": "1"})
+    tree = report(
+        compare_rules(),
+        xr.concat([follow_learning(seed) for seed in range(SEEDS)], seeds),
         title=f"Signal propagation on digits, {SEEDS} networks",
     )
-    ct.save(followed, folder / "alignment.zarr", overwrite=True)
-    plot_alignment(followed).savefig(folder / "alignment.png")
+    ct.save(tree, folder / "locality.zarr", overwrite=True)
+    plot_locality(tree).savefig(folder / "locality.png")
+    plot_alignment(tree).savefig(folder / "alignment.png")
 
 
 if __name__ == "__main__":

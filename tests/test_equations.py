@@ -337,6 +337,13 @@ def test_every_function_in_every_back_end():
         torch.testing.assert_close(entry[moving], expected_entry[moving], rtol=1e-10, atol=1e-12)
 
 
+def test_clip_has_the_derivatives_of_its_bounds():
+    equations = Equations("dx/dt = clip(x, y, z) : 1\ndy/dt = y : 1\ndz/dt = z : 1")
+    values = tensors({"x": [-2.0, 0.3, 4.0], "y": [-1.0, -1.0, -1.0], "z": [1.0, 1.0, 1.0]})
+    entries = equations.jacobian()(time(), values)
+    assert [entries["x", name].tolist() for name in "xyz"] == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
+
+
 def brian2_solution(equations, values, initial, duration, dt):
     import brian2
 
@@ -530,15 +537,24 @@ def test_derivative_has_the_shape_of_its_variable(text, parameters, dtype, shape
 
 
 def test_results_share_no_memory():
-    equations = Equations("dx/dt = y : 1\ndy/dt = a*x : 1\ndz/dt = a*x : 1\na : 1")
-    values = tensors({"x": [1.0], "y": [2.0], "z": [0.0], "a": 3.0})
+    equations = Equations("dx/dt = x : 1\ndy/dt = 3*y*z : 1\ndz/dt = 3*y*z : 1")
+    values = tensors({"x": [1.0], "y": [2.0], "z": [4.0]})
     rates = equations.torch()(time(), values)
     for rate in rates.values():
-        rate.zero_()
         rate -= 1
-    assert [values[name].item() for name in "xyz"] == [1.0, 2.0, 0.0]
-    assert [rate.item() for rate in rates.values()] == [-1.0, -1.0, -1.0]
-    assert equations.torch()(time(), values)["y"].item() == 3.0
+    assert [values[name].item() for name in "xyz"] == [1.0, 2.0, 4.0]
+    assert [rate.item() for rate in rates.values()] == [0.0, 23.0, 23.0]
+
+
+def test_subexpressions_in_any_order():
+    equations = Equations("p = 2*q : 1\ndx/dt = p : 1\nq = r + 1 : 1\nr = x**2 + a : 1\na : 1")
+    assert list(equations.subexpressions) == ["r", "q", "p"]
+    values = tensors({"x": [1.0, 2.0], "a": 0.5})
+    expected = 2 * (values["x"] ** 2 + 1.5)
+    torch.testing.assert_close(equations.torch()(time(), values)["x"], expected)
+    torch.testing.assert_close(equations.torch_of("p")(time(), values), expected)
+    entries = equations.jacobian()(time(), values)
+    torch.testing.assert_close(entries["x", "x"], 4 * values["x"])
 
 
 def test_numbers_beyond_integers():
@@ -775,6 +791,7 @@ SEPARABLE = {
     "anti-hebb with a number": ("-0.01*x*y", 1, ""),
     "covariance": ("eta*(y - ybar)*(x - xbar)", 1, ""),
     "covariance, written out": ("eta*(x*y - x*ybar - xbar*y + xbar*ybar)", 1, ""),
+    "covariance and more": ("eta*(x*y - x*ybar - xbar*y + xbar*ybar) + a*dx*dy", 2, ""),
     "thresholds": ("eta*(a*y - b)*(c*x - d)", 1, ""),
     "thresholds, written out": ("a*c*x*y - a*d*y - b*c*x + b*d", 1, ""),
     "oja": ("eta*(x*y - y**2*w)", 1, "post"),
@@ -791,6 +808,7 @@ SEPARABLE = {
     "all decays": ("y - w*(1 + x**2 + y**2)", 1, "scalar post pre"),
     "one side each": ("x + y + c", 2, ""),
     "gated": ("tanh(x)*int(y > theta)*exp(-y)", 1, ""),
+    "equality": ("int(y != 9)*x + c*int(y == 9)", 2, ""),
     "modulated": ("m*x*y", 1, ""),
     "sum in the exponent": ("exp(x + y)", 1, ""),
     "timed": ("cos(t)*x*y", 1, ""),

@@ -128,8 +128,9 @@ def test_products(result, expected):
     assert parse_unit(result).symbol == expected
 
 
-def test_a_root_of_an_even_power_is_exact():
+def test_roots_are_exact_where_they_can_be():
     assert (parse_unit("mV^2") ** Fraction(1, 2)).scale == Fraction(1, 1000)
+    assert (parse_unit("cm") ** Fraction(3, 2)).scale == Fraction(1, 1000)
     assert float((parse_unit("ms") ** Fraction(1, 2)).scale) == 1e-3**0.5
 
 

@@ -216,7 +216,10 @@ def trajectories(
             raise ValueError(f"'{name}' is shared by a batch, so that it has one trajectory only")
     start = FlatField(system, free=list(starts), at=at, inputs=inputs)
     y0 = start.state(torch.stack(values, -1).to(start.initial))
-    events = [] if within is None else [_leaving(system, within)]
+    events = []
+    if within is not None:
+        bounded = FlatField(system, free=list(within), inputs=inputs)
+        events = [_leaving(bounded, check_ranges(within))]
     run = solve(system, y0, t, solver=solver, inputs=inputs, events=events)
     return run.to_xarray()["simulation"].to_dataset()
 
@@ -362,14 +365,13 @@ def _polished(plane: FlatField, i: int, axes: Sequence[Array], line: Array) -> A
     return best
 
 
-def _leaving(system: System, within: Ranges) -> Event:
-    box = torch.as_tensor(check_ranges(within))
-    plane = FlatField(system, free=list(within))
+def _leaving(plane: FlatField, box: Array) -> Event:
+    low, high = torch.as_tensor(box).to(plane.initial).T
 
     def margin(t: Tensor, state: State) -> Tensor:
         del t
         y = plane.select(state)
-        return torch.minimum(y - box[:, 0], box[:, 1] - y).amin(-1)
+        return torch.minimum(y - low, high - y).amin(-1)
 
     return Event(margin, direction=-1, terminal=True, name="left the ranges")
 
@@ -389,10 +391,12 @@ def _held(plane: FlatField) -> dict[str, Any]:
 
 
 def _written(system: System) -> str:
-    """Return the system as JSON; systems of a phase plane are small, so tensors become lists."""
+    """Return the system and the values that it has now as JSON; tensors become lists."""
     arrays: dict[str, Tensor] = {}
+    written: dict[str, Any] = {"values": {k: v.tolist() for k, v in system.state_dict().items()}}
     try:
-        recipe = describe(system, arrays)
+        written["recipe"] = describe(system, arrays)
+        written["arrays"] = {k: v.tolist() for k, v in arrays.items()}
     except TypeError as error:
-        return f"opaque: {error}"
-    return json.dumps({"recipe": recipe, "arrays": {k: v.tolist() for k, v in arrays.items()}})
+        written["opaque"] = str(error)
+    return json.dumps(written)

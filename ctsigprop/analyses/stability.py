@@ -156,7 +156,7 @@ def fixed_points(
     --------
     >>> import ctsigprop as ct
     >>> found = fixed_points(ct.System(ct.fitzhugh_nagumo(I=0.5)), {"v": (-3, 3), "w": (-3, 3)})
-    >>> [TYPES[k] for k in found["type"]], round(found["v"].item(), 6)
+    >>> [TYPES[k] for k in found["type"].values], round(found["v"].item(), 6)
     (['unstable_focus'], -0.804848)
     """
     box = check_ranges(ranges)

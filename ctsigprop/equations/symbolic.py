@@ -142,9 +142,6 @@ def _printer() -> Any:
     class Printer(StrPrinter):  # type: ignore[misc]
         """Write sympy in the language of equations."""
 
-        def _print_Integer(self, number: Any) -> str:
-            return str(number) if abs(number) < 2**53 else repr(float(number))
-
         def _print_Exp1(self, _: Any) -> str:
             return repr(math.e)
 

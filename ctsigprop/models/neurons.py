@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ctsigprop.equations import Equations
 from ctsigprop.errors import did_you_mean, unknown
+from ctsigprop.signals import as_values
 from ctsigprop.terms import Neuron, Parameter, State, Variable
 from ctsigprop.units import conversion
 
@@ -88,7 +89,7 @@ class TextNeuron(Neuron):
                     f"the equations have no parameter '{symbol}'{did_you_mean(symbol, known)}; "
                     f"they use: {', '.join(sorted(known)) or '-'}"
                 )
-        self.add_parameters({k: _in_unit(v, declared.get(k)) for k, v in specs.items()}, size)
+        self.add_parameters({k: _in_unit(k, v, declared.get(k)) for k, v in specs.items()}, size)
         self.time_unit = self.equations.time_unit
         self.ports = {k: unit or "1" for k, unit in declared.items() if k not in specs}
         starts = dict(initial or {})
@@ -293,14 +294,14 @@ class NeuralField(Neuron):
         return derivative[self.variables[0].name]
 
 
-def _in_unit(spec: Parameter, declared: str | None) -> Parameter:
+def _in_unit(name: str, spec: Parameter, declared: str | None) -> Parameter:
     if declared is None or spec.unit in (None, declared):
         return Parameter(
             spec.value, declared or spec.unit or "1", spec.lower, spec.upper, spec.learn
         )
     factor = conversion(str(spec.unit), declared)
     return Parameter(
-        torch.as_tensor(spec.value) * factor,
+        as_values(spec.value, name) * factor,
         declared,
         None if spec.lower is None else spec.lower * factor,
         None if spec.upper is None else spec.upper * factor,

@@ -195,7 +195,7 @@ class Synapse(Current):
             factor: Tensor | None = None
             if rule.gate is not None:
                 factor = rule.gate(moment.t)
-                if factor.dim() == 0 and float(factor) == 0.0:
+                if _closed(factor):
                     parts.append((rule, {}))
                     continue
             local = self.local(moment, rule)
@@ -409,7 +409,7 @@ class LearningSignal(Current):
             level: Tensor | float = self.strength
         else:
             value = self.gate(moment.t)
-            if value.dim() == 0 and float(value) == 0.0:
+            if _closed(value):
                 return torch.zeros_like(moment.activity(self.post))
             level = value.to(c.dtype) if value.dim() == 0 else value.to(c.dtype).unsqueeze(-1)
         if self.error:
@@ -420,6 +420,11 @@ class LearningSignal(Current):
 def rule_variable(short: str, weight: str) -> str:
     """Return the full name of a rule's auxiliary variable."""
     return f"{short}_{weight}"
+
+
+def _closed(gate: Tensor) -> bool:
+    """Tell whether a gate is exactly zero, and will not be differentiated there."""
+    return gate.dim() == 0 and not gate.requires_grad and float(gate) == 0.0
 
 
 def _modulator(moment: Moment, modulator: str | Signal | None):  # type: ignore[no-untyped-def]

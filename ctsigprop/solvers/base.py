@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ctsigprop.errors import NonFiniteError
+from ctsigprop.errors import NonFiniteError, unknown
 
 if TYPE_CHECKING:
     from ctsigprop.signals import Signal
@@ -78,6 +78,24 @@ class Layout:
             name: flat[..., part].reshape((*lead, *self.shapes[name]))
             for name, part in self.slices.items()
         }
+
+    def changed(self, state: State, new: Mapping[str, Tensor], by: str) -> State:
+        """Return the state with new values of some variables; refuse names and shapes that misfit.
+
+        `by` says for the message where they come from.
+        """
+        values = dict(state)
+        for name, value in new.items():
+            if name not in state:
+                raise ValueError(f"{by}: {unknown('variable', name, self.names)}")
+            try:
+                values[name] = value.expand_as(state[name]).to(state[name].dtype)
+            except RuntimeError:
+                raise ValueError(
+                    f"{by}: '{name}' must have shape {tuple(state[name].shape)}; "
+                    f"got {tuple(value.shape)}"
+                ) from None
+        return values
 
     def clock(self, t: Tensor) -> Tensor:
         """Return times given for each sample, ``(samples,)``, in the shape a field takes."""
@@ -224,7 +242,9 @@ class Problem:
     inputs: Mapping[str, Signal] = attribute(default_factory=dict)
     linear: Field | None = None
     events: tuple[Event, ...] = ()
-    accepted: Callable[[Tensor, State, State | None], None] = attribute(default=lambda _t, _y, _f: None)
+    accepted: Callable[[Tensor, State, State | None], None] = attribute(
+        default=lambda _t, _y, _f: None
+    )
     dense: bool = False
 
     def derivative(self, t: Tensor, flat: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import sys
 import threading
@@ -123,11 +124,18 @@ def brian2_session(codegen: str = "numpy") -> Iterator[Any]:
         )
     before = brian2.prefs.codegen.target
     brian2.prefs.codegen.target = codegen
+    invalid = logging.getLogger("brian2.groups.group.invalid_values")
+    invalid.addFilter(_nothing)  # what is not finite is refused by a typed error
     try:
-        with np.errstate(all="ignore"), _deprecations_ignored():  # NaN are looked for by name
+        with np.errstate(all="ignore"), _deprecations_ignored():
             yield brian2
     finally:
         brian2.prefs.codegen.target = before
+        invalid.removeFilter(_nothing)
+
+
+def _nothing(_record: logging.LogRecord) -> bool:
+    return False
 
 
 def _import_brian2() -> ModuleType:

@@ -17,9 +17,11 @@ from ctsigprop.errors import (
     StiffnessError,
 )
 
-__all__ = ["LastGood", "sound"]
+__all__ = ["LastGood", "Prospect", "sound"]
 
 _ITERATIONS = 20
+_STIFF = 0.6  # of the reach of stability: steps that accuracy chooses stay below
+_EVERY, _PATIENCE = 64, 3  # steps between looks at the prospect of a run; looks in a row
 
 
 def sound(*tensors: Tensor) -> bool:
@@ -51,8 +53,8 @@ class LastGood:
         The variable, and the index into it, of one number of the row.
     rtol : float
         The relative tolerance of the run.
-    explicit : bool
-        Whether the method is explicit, so that stiffness limits its steps.
+    reach : float or None
+        How far the method's stability reaches along the negative real axis; None if it is implicit.
     """
 
     t: float
@@ -62,7 +64,7 @@ class LastGood:
     rate: Callable[[Tensor], Tensor]
     locate: Callable[[int], tuple[str, tuple[int, ...]]]
     rtol: float
-    explicit: bool
+    reach: float | None
 
     def not_finite(self, time: float, derivative: Tensor) -> IntegrationError:
         """Return the error that names the first bad number of a derivative found at `time`."""
@@ -80,20 +82,23 @@ class LastGood:
 
     def step_limit(self, max_steps: int) -> IntegrationError:
         """Return `StiffnessError` where stability is what keeps the steps short."""
-        if self.explicit and self.stiffness() > 1:
+        if self.stiff():
             return self.too_stiff(
                 f"{max_steps} steps did not reach the end: stability, not accuracy, holds them "
                 f"at {abs(self.step):.3g}"
             )
+        variable, component = self.locate(self._fastest())
         return StepLimitError(
             time=self.t,
+            variable=variable,
+            component=component,
             cause=f"{max_steps} steps did not reach the end; the last was {abs(self.step):.3g} "
             "long: raise max_steps or loosen the tolerances",
         )
 
     def overflow(self) -> IntegrationError:
         """Return the error for a state that has just left the range of its numbers."""
-        if self.explicit and self.stiffness() > 1:
+        if self.stiff():
             return self.too_stiff(f"a step of {abs(self.step):.3g} is beyond stability")
         return self._blow_up(self._fastest(), "it overflows", self.t)
 
@@ -119,16 +124,23 @@ class LastGood:
         )
 
     def too_stiff(self, seen: str) -> StiffnessError:
-        """Return the error that advises an implicit method."""
+        """Return the error that advises an implicit method, and names the stiffest variable."""
+        variable, component = self.locate(self.stiffness()[1])
         return StiffnessError(
             time=self.t,
+            variable=variable,
+            component=component,
             cause=f"{seen}; use an implicit method: SciPy(method='Radau') or SciPy(method='LSODA')",
         )
 
-    def stiffness(self) -> float:
-        """Return −h·Re λ for the dominant eigenvalue λ of the Jacobian, by power iteration.
+    def stiff(self) -> bool:
+        """Tell whether stability, not accuracy, is what keeps the steps short."""
+        return self.reach is not None and self.stiffness()[0] > _STIFF * self.reach
 
-        An explicit method is stable up to 2 to 6, and a step that accuracy chooses stays below 1.
+    def stiffness(self) -> tuple[float, int]:
+        """Return −h·Re λ for the dominant eigenvalue λ of the Jacobian, and its largest component.
+
+        By power iteration, with differences for the Jacobian.
         """
         with torch.no_grad():
             slope = self.rate(self.y)
@@ -142,7 +154,7 @@ class LastGood:
                 if not quotient:
                     break
                 direction = image
-        return -self.step * quotient
+        return -self.step * quotient, int(direction.abs().argmax())
 
     def _fastest(self) -> int:
         return int(torch.nan_to_num(self.rate(self.y).abs()).argmax())
@@ -155,3 +167,27 @@ class LastGood:
             component=component,
             cause=f"{seen} near t={self.t:.6g}; end the run before, or bound the growth",
         )
+
+
+class Prospect:
+    """Looks, now and then, at whether a run will come to its end within its steps."""
+
+    def __init__(self, max_steps: float) -> None:
+        self.max_steps = max_steps
+        self.taken = self.stiff = 0
+
+    def step(self, left: float, last_good: Callable[[], LastGood]) -> None:
+        """Raise `StiffnessError` where stability goes on to leave too many steps; `left` of them.
+
+        Called before each step.
+        """
+        self.taken += 1
+        if self.taken % _EVERY:
+            return
+        point = last_good() if left > self.max_steps - self.taken else None
+        self.stiff = self.stiff + 1 if point is not None and point.stiff() else 0
+        if point is not None and self.stiff >= _PATIENCE:
+            raise point.too_stiff(
+                f"stability, not accuracy, holds the steps at {abs(point.step):.2g}, so that "
+                f"{left:.2g} more are needed"
+            )

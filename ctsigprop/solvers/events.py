@@ -163,9 +163,9 @@ class Watch:
         for row, event in enumerate(self.events):
             if event.reset is not None and bool(fired[row].any()):
                 state = layout.unpack(y)
-                new = {**state, **event.reset(clock, state)}
-                shaped = {name: new[name].expand_as(state[name]) for name in layout.names}
-                y = torch.where(fired[row][:, None], layout.pack(shaped).to(y.dtype), y)
+                new = event.reset(clock, state)
+                after = layout.changed(state, new, f"the reset of event '{event.name}'")
+                y = torch.where(fired[row][:, None], layout.pack(after), y)
         return y, (fired & self.resets).any(dim=0), ended
 
     def rearm(

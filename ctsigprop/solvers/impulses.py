@@ -58,19 +58,28 @@ def integrate_between(solver: Solver, problem: Problem, impulses: Sequence[Impul
     Raises
     ------
     ValueError
-        Backward in time; or for impulses of each sample, output times other than start and end,
-        or impulses outside the span or at one time.
+        Backward in time; a change of what is no variable, or of another shape; events with a
+        limit, or in a batch terminal ones; or for impulses of each sample, output times other than
+        start and end, or impulses outside the span or at one time.
     """
     if bool((problem.t[..., -1] < problem.t[..., 0]).any()):
         raise ValueError("impulses only go forward in time; t must increase")
+    for event in problem.events:  # a sample may end between impulses, where others go on
+        if event.limit is not None or (event.terminal and problem.layout.samples > 1):
+            raise ValueError(
+                f"impulses exclude events with a limit, and in a batch terminal ones; "
+                f"'{event.name}' is one"
+            )
     own = any(impulse.times.dim() > 1 for impulse in impulses)
     plan = _own_times(problem, impulses) if own else _common_times(problem, impulses)
     y = problem.y0
     for times, rows, changes in plan:
         if bool((times[..., -1] > times[..., 0]).any()):
-            y = _stretch(solver, problem, y, times, rows)
+            ended, y = _stretch(solver, problem, y, times, rows)
+            if ended:
+                return
         for change in changes:
-            y = {**y, **change(times[..., -1], y)}
+            y = problem.layout.changed(y, change(times[..., -1], y), "an impulse")
         if rows and bool((times[..., -1] == problem.t[..., rows[-1]]).all()):
             problem.recorder.row(rows[-1], y)
 
@@ -84,19 +93,19 @@ def _common_times(problem: Problem, impulses: Sequence[Impulse]) -> Plan:
     if t.dim() > 1:
         raise ValueError("impulses common to all samples need output times common to all samples")
     at: dict[float, list[Change]] = {}
-    first, last = float(t[0].detach()), float(t[-1].detach())
+    first, last = t[0].detach().item(), t[-1].detach().item()
+    edges = {first: t[0], last: t[-1]}  # as tensors, which may be differentiated
     for impulse in impulses:
-        for time in impulse.times.tolist():
+        for time, value in zip(impulse.times.detach().tolist(), impulse.times, strict=True):
             if first <= time <= last:
                 at.setdefault(time, []).append(impulse.change)
-    edges = sorted({first, last, *at})
+                edges[time] = value
     yield t[:1], [], at.get(first, [])
-    for a, b in itertools.pairwise(edges):
+    for a, b in itertools.pairwise(sorted(edges)):
         rows = torch.nonzero((t > a) & (t <= b)).flatten().tolist()
-        times = [t.new_tensor(a), *t[rows].unbind()]
-        if not rows or float(t[rows[-1]].detach()) != b:
-            times.append(t.new_tensor(b))
-        yield torch.stack(times), rows, at.get(b, [])
+        inner = [row for row in rows if t[row].detach().item() != b]
+        times = torch.stack([edges[a], *t[inner].unbind(), edges[b]])
+        yield times, rows, at.get(b, [])
 
 
 def _own_times(problem: Problem, impulses: Sequence[Impulse]) -> Plan:
@@ -143,7 +152,10 @@ def _masked(change: Change, chosen: Tensor) -> Change:
     return only_chosen
 
 
-def _stretch(solver: Solver, problem: Problem, y: State, times: Tensor, rows: list[int]) -> State:
+def _stretch(
+    solver: Solver, problem: Problem, y: State, times: Tensor, rows: list[int]
+) -> tuple[bool, State]:
+    """Return whether an event ended the run, and the last state."""
     inside = Recorder(problem.layout, times.shape[-1])
     inside.statistics = problem.recorder.statistics
     inside.row(0, y)
@@ -157,4 +169,5 @@ def _stretch(solver: Solver, problem: Problem, y: State, times: Tensor, rows: li
             if bool((inside.done > k).all()):
                 problem.recorder.row(row, {name: value[k] for name, value in states.items()})
         problem.recorder.events.extend(inside.events)
-    return {name: value[-1] for name, value in states.items()}
+    ended = bool((inside.done < times.shape[-1]).any())
+    return ended, {name: value[-1] for name, value in states.items()}

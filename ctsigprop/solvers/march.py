@@ -270,12 +270,16 @@ class March:
 
     def _look_ahead(self, turn: int) -> None:
         """Stop a run that has taken, or will take, too many steps."""
-        if turn > self.max_steps:
+        if turn > self.max_steps and self.control is not None:
             over = self.active & (self.tried >= self.max_steps)
             if bool(over.any()):
                 sample = int(torch.nonzero(over)[0])
+                position = self.control.largest(self._take(self._propose()[0]), sample)
+                variable, component = self.layout.locate(sample, position)
                 raise StepLimitError(
                     time=float(self.t[sample]),
+                    variable=variable,
+                    component=component,
                     cause=f"{self.max_steps} steps did not reach t={float(self.end[sample]):g}; "
                     "raise max_steps, loosen rtol and atol, or try an implicit method: "
                     "SciPy('LSODA')",

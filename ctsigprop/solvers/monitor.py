@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ctsigprop.errors import IntegrationError, StepLimitError
 from ctsigprop.solvers.base import Field, Problem, State, Statistics
-from ctsigprop.solvers.diagnosis import LastGood, sound
+from ctsigprop.solvers.diagnosis import LastGood, Prospect, sound
 
 if TYPE_CHECKING:
     from ctsigprop.solvers.torchdiffeq_ import TorchDiffEq
@@ -28,17 +28,18 @@ class Monitor:
         self.solver = solver
         self.statistics = problem.recorder.statistics
         self.limit: float = solver.max_steps
+        self.prospect = Prospect(solver.max_steps)
         self.accepted = problem.accepted
         self.first_step = solver.first_step
-        self.start, end = problem.t.detach()[[0, -1]].tolist()
-        self.forward = math.copysign(1.0, end - self.start)
+        self.start, self.end = problem.t.detach()[[0, -1]].tolist()
+        self.forward = math.copysign(1.0, self.end - self.start)
         self.backward_steps = 0
         self.calls: list[tuple[Tensor, State]] = []
 
     def silent(self) -> Monitor:
         """Return a monitor for the same segment that counts nothing and has no limit."""
         again = Monitor(self.problem, self.problem.field, self.solver)
-        again.statistics, again.limit = Statistics(), math.inf
+        again.statistics, again.limit, again.prospect = Statistics(), math.inf, Prospect(math.inf)
         again.accepted = lambda _t, _state, _derivative: None
         return again
 
@@ -82,6 +83,8 @@ class Monitor:
             raise self.last_good().step_limit(self.solver.max_steps)
         self.step, self.first_step, self.trying = step, abs(step), True
         self.calls.clear()
+        if self.solver.dt is None:
+            self.prospect.step(abs((self.end - self.t) / step), self.last_good)
 
     def callback_step_adjoint(self, t: Tensor, _values: object, dt: Tensor) -> None:
         """Watch over the backward solve; torchdiffeq calls this."""
@@ -129,7 +132,7 @@ class Monitor:
             rate=rate,
             locate=lambda position: layout.locate(*divmod(position, layout.size)),
             rtol=self.solver.rtol,
-            explicit=True,
+            reach=self.solver.reach,
         )
 
     def _failure(self, otherwise: Callable[[], IntegrationError]) -> IntegrationError:

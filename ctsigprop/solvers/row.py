@@ -85,9 +85,9 @@ class Row:
         if event.reset is None:
             return y
         state = self.layout.unpack(self.whole(self.tensor(y)))
-        new = {**state, **event.reset(self.layout.clock(self.clock(t)), state)}
-        rows = {name: new[name].expand_as(value) for name, value in state.items()}
-        return numbers(self.layout.pack(rows)[self.sample])
+        new = event.reset(self.layout.clock(self.clock(t)), state)
+        after = self.layout.changed(state, new, f"the reset of event '{event.name}'")
+        return numbers(self.layout.pack(after)[self.sample])
 
     def state(self, y: Array) -> State:
         """Return the state of this sample alone."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SciPy"]
 
-_EXPLICIT = ("RK45", "RK23", "DOP853")
+_EXPLICIT = {"RK45": 3.3, "RK23": 2.5, "DOP853": 6.4}  # with the reach of their stability
 _METHODS = (*_EXPLICIT, "Radau", "BDF", "LSODA")
 _LEAST_RTOL = 100 * float(np.finfo(np.float64).eps)
 
@@ -117,6 +117,11 @@ class SciPy(Solver):
     def explicit(self) -> bool:
         """Whether the method is explicit, so that stiffness limits its steps."""
         return self.method in _EXPLICIT
+
+    @property
+    def reach(self) -> float | None:
+        """How far stability reaches along the negative real axis; None for implicit methods."""
+        return _EXPLICIT.get(self.method)
 
     def integrate(self, problem: Problem) -> Callable[[Tensor], State] | None:
         """Fill ``problem.recorder`` sample by sample; return the interpolant if it is wanted."""

@@ -41,6 +41,17 @@ _METHODS = {
     "implicit_adams": _ADAMS | {"rtol", "atol", "max_iters"},
     "fixed_adams": _ADAMS | {"rtol", "atol", "max_iters"},
 }
+# how far stability reaches along the negative real axis; the Adams methods of highest order least
+_REACH = {
+    "dopri8": 5.1,
+    "dopri5": 3.3,
+    "bosh3": 2.5,
+    "heun3": 2.5,
+    "rk4": 2.7,
+    "explicit_adams": 0.3,
+    "implicit_adams": 1.0,
+    "fixed_adams": 1.0,
+}
 _CALLS = 16  # of torchdiffeq between two jumps: only one that succeeds hands out its rows
 _NOT_CONVERGED = "Functional iteration did not converge"
 
@@ -159,6 +170,11 @@ class TorchDiffEq(Solver):
             value = getattr(self, name)
             if value is not None and not (low <= value <= high and value > 0):
                 raise ValueError(f"{name} must be within {low} and {high}; got {value}")
+
+    @property
+    def reach(self) -> float:
+        """How far the method's stability reaches along the negative real axis."""
+        return _REACH.get(self.method, 2.0)
 
     def integrate(self, problem: Problem) -> None:
         """Fill ``problem.recorder``, a stretch of outputs at a time."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ctsigprop.solvers.base import Problem
 from ctsigprop.solvers.crossings import Crossings
-from ctsigprop.solvers.diagnosis import LastGood, sound
+from ctsigprop.solvers.diagnosis import LastGood, Prospect, sound
 from ctsigprop.solvers.row import Array, NotFinite, Row, numbers
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Trajectory:
         self.t, self.y = self.start, numbers(self.row.start)
         self.size, self.first_step = abs(self.end - self.start), solver.first_step
         self.steps = 0
+        self.prospect = Prospect(solver.max_steps)
         self.ended = False
         self.outputs: deque[tuple[int, float]] = deque()
         self.reached: list[tuple[int, Array]] = []
@@ -109,6 +110,7 @@ class Trajectory:
             while scipy.status == "running":
                 if self.steps >= self.solver.max_steps:
                     raise self._last_good().step_limit(self.solver.max_steps)
+                self.prospect.step(abs(self.end - self.t) / self.size, self._last_good)
                 failure = scipy.step()
                 if failure or scipy.t == self.t:
                     raise self._last_good().underflow()
@@ -157,7 +159,7 @@ class Trajectory:
             rate=lambda y: self.row.derivative(self.t, y),
             locate=locate,
             rtol=self.solver.rtol,
-            explicit=self.solver.explicit,
+            reach=self.solver.reach,
         )
 
     def _hand_over(self) -> None:

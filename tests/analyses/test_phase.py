@@ -15,6 +15,7 @@ import ctsigprop as ct
 from ctsigprop.analyses.flat import FlatField
 from ctsigprop.analyses.phase import nullclines, portrait, trajectories, vector_field
 from ctsigprop.analyses.stability import STABILITIES, TYPES, fixed_points, jacobian
+from ctsigprop.provenance import build
 
 CASES = {
     case["id"]: {item["name"]: item for item in case["expected"]}
@@ -188,6 +189,14 @@ def test_cubic_lattice_has_nine() -> None:
     assert kinds(found).count("saddle") == 4
     assert kinds(found).count("stable_star") == 4
     assert found["residual"].max() < 1e-14
+
+
+def test_only_what_lies_inside_the_ranges() -> None:
+    cubic = text("dx/dt = x - x**3 : 1", "dy/dt = y - y**3 : 1")
+    found = fixed_points(cubic, {"x": (0.5, 1.5), "y": (-0.5, 1.0)})  # the edge is inside
+    np.testing.assert_allclose(found["x"].values.ravel(), [1, 1], rtol=1e-12)
+    np.testing.assert_allclose(found["y"].values.ravel(), [0, 1], atol=1e-12)
+    assert fixed_points(cubic, {"x": (0.5, 0.9), "y": (-0.5, 1.0)}).sizes["fp"] == 0
 
 
 # types
@@ -461,8 +470,11 @@ def test_a_portrait_is_valid_and_survives_the_disk(tmp_path: Path) -> None:
         assert again.identical(tree)
     assert list(tree.children) == ["vector_field", "nullclines", "fixed_points", "trajectories"]
     assert tree["nullclines"]["v"].attrs["units"] == "mV"
-    rebuilt = json.loads(tree.attrs["system"])["recipe"]
-    assert rebuilt["type"] == "ctsigprop.system.System"
+    written = json.loads(tree.attrs["system"])
+    arrays = {key: torch.tensor(value) for key, value in written["arrays"].items()}
+    rebuilt = build(written["recipe"], arrays)
+    assert [v.name for v in rebuilt.variables.values()] == ["v", "w"]
+    assert 100.0 in written["values"].values()
     fp = tree["fixed_points"]
     field = FlatField(ct.System(ct.morris_lecar(I=100.0)))
     y = torch.tensor([[fp["v"].item(), fp["w"].item()]], dtype=torch.float64)
@@ -485,11 +497,24 @@ def test_a_portrait_of_a_slice_and_of_a_line() -> None:
     assert ct.validate(line) == []
 
 
+def test_a_portrait_with_inputs_given_by_name() -> None:
+    cell = ct.fitzhugh_nagumo("n")
+    system = ct.System(ct.Source("u"), cell, ct.Input("u", "n"))
+    tree = portrait(system, {"v_n": (-2, 2), "w_n": (-1, 2)}, points=5, inputs={"u": 0.5})
+    found = tree["fixed_points"]
+    agrees(
+        "DYN-FHN-REST",
+        "I=0.5 fixed point v and eigenvalues re,im",
+        [found["v_n"].item(), *found["eigenvalue"].values[0, 1]],
+    )
+    assert np.isfinite(tree["trajectories"]["v_n"]).all()
+
+
 def test_a_portrait_of_a_function() -> None:
-    turning = ct.VectorField(lambda t, y: torch.stack([-y[..., 1], y[..., 0]], -1), size=2)
+    turning = ct.VectorField(lambda _, y: torch.stack([-y[..., 1], y[..., 0]], -1), size=2)
     tree = portrait(ct.System(turning), {"y[0]": (-1, 1), "y[1]": (-1, 1)}, points=5)
     assert tree.attrs["axes"] == ["y_0", "y_1"]
-    assert tree.attrs["system"].startswith("opaque: ")
+    assert "function" in json.loads(tree.attrs["system"])["opaque"]
     np.testing.assert_allclose(tree["vector_field"]["dy_1_dt"][:, 0], np.linspace(-1, 1, 5))
     assert kinds(tree["fixed_points"].to_dataset()) == ["centre"]
     assert ct.validate(tree) == []

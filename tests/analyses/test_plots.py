@@ -119,6 +119,15 @@ def test_portrait_shows_what_the_tree_holds() -> None:
     assert len(colours) == 2
 
 
+def test_streamlines_follow_the_field() -> None:
+    parabolas = ct.System(ct.TextNeuron("dx/dt = 1 : 1\ndy/dt = x : 1"))
+    tree = portrait(parabolas, {"x": (-1, 1), "y": (-1, 1)}, orbits=0)
+    lines = plot_portrait(tree).axes[0].collections[0].get_segments()
+    change = np.concatenate([np.diff(line, axis=0) for line in lines])
+    middle = np.concatenate([(line[1:] + line[:-1]) / 2 for line in lines])
+    np.testing.assert_allclose(change[:, 1], middle[:, 0] * change[:, 0], atol=2e-3)
+
+
 def test_portrait_of_components_with_units() -> None:
     neuron = ct.System(ct.morris_lecar(I=90.0, size=2))
     tree = portrait(neuron, {"v[0]": (-70, 40), "w[1]": (0, 1)}, points=6)

@@ -114,7 +114,7 @@ RULES = {
         lambda s: {"w": 0.3 * (1 - s["w"]) * s["w"] * np.outer(s["y"], s["x"])},
     ),
     "two terms and decays": (
-        ct.TextPlasticity("dw/dt = a*x**2*y - b*x*y**3 - (c + d*y**2)*w", a=1.0, b=2.0, c=0.5, d=3.0),
+        ct.TextPlasticity("dw/dt = x**2*y - b*x*y**3 - (c + d*y**2)*w", b=2.0, c=0.5, d=3.0),
         (),
         2,
         lambda s: {
@@ -262,9 +262,7 @@ def test_the_tag_hands_all_of_itself_to_the_weight() -> None:
         ),
     )
     c = ct.Held([0.0, 1.0], torch.tensor([[0.0], [1.0]], dtype=torch.float64))
-    run = ct.solve(
-        system, t=[0.0, 1.0, 3.0, 20.0], inputs={"c": c}, rtol=1e-10, atol=1e-12
-    )
+    run = ct.solve(system, t=[0.0, 1.0, 3.0, 20.0], inputs={"c": c}, rtol=1e-10, atol=1e-12)
     rise = float(run["s_y"][2, 0] - run["s_y"][1, 0])
     assert float(run["W_y_x"][2].abs().max()) == 0.0
     assert float(run["W_y_x"][3, 0, 0]) == pytest.approx(0.2 * rise, rel=1e-8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -15,9 +16,7 @@ f64 = torch.float64
 
 def driven(synapse: ct.Synapse, n_pre: int = 3, n_post: int = 2, **source) -> ct.System:  # type: ignore[no-untyped-def]
     signal = source.get("signal", torch.ones(n_pre, dtype=f64))
-    return ct.System(
-        ct.Source("x", n_pre, signal), ct.leaky_integrator("y", n_post), synapse
-    )
+    return ct.System(ct.Source("x", n_pre, signal), ct.leaky_integrator("y", n_post), synapse)
 
 
 def test_current_is_w_x_for_every_batch() -> None:
@@ -29,9 +28,7 @@ def test_current_is_w_x_for_every_batch() -> None:
 
 
 def test_dims_are_post_and_pre_and_never_the_same_twice() -> None:
-    own = ct.System(
-        ct.leaky_integrator("y", 3), ct.Synapse("y", "y", 0.1, plasticity=ct.hebb(0.1))
-    )
+    own = ct.System(ct.leaky_integrator("y", 3), ct.Synapse("y", "y", 0.1, plasticity=ct.hebb(0.1)))
     assert own.variables["W_y_y"].dims == {"y": 3, "y_pre": 3}
     between = driven(ct.Synapse("x", "y", 0.1, plasticity=ct.hebb(0.1)))
     assert between.variables["W_y_x"].dims == {"y": 2, "x": 3}
@@ -46,7 +43,7 @@ def test_the_weight_has_the_unit_that_its_current_needs() -> None:
     unit = system.variables["W_y_x"].unit
     from ctsigprop.units import parse_unit
 
-    assert parse_unit(unit) == parse_unit("nA*s") or parse_unit(unit).dimension == parse_unit("nA/Hz").dimension
+    assert parse_unit(unit).dimension == parse_unit("nA/Hz").dimension
 
 
 @pytest.mark.parametrize("solver", [ct.Euler(dt=0.01), ct.Tsit5(), ct.SciPy("LSODA")])
@@ -75,7 +72,8 @@ def test_dales_law_holds_over_ten_thousand_steps(solver: ct.Tsit5) -> None:
 
 def test_a_weight_stopped_at_zero_comes_back() -> None:
     x = ct.Held([0.0, 5.0], torch.tensor([[1.0], [1.0]], dtype=f64))
-    rule = ct.TextPlasticity("dw/dt = m*x", modulator=ct.Held([0.0, 5.0], torch.tensor([-1.0, 1.0])))
+    turn = ct.Held([0.0, 5.0], torch.tensor([-1.0, 1.0]))
+    rule = ct.TextPlasticity("dw/dt = m*x", modulator=turn)
     system = driven(ct.Synapse("x", "y", 0.5, plasticity=rule, sign=1), 1, 1, signal=x)
     w = ct.solve(system, t=[0.0, 2.0, 5.0, 6.0])["W_y_x"].flatten()
     torch.testing.assert_close(w, torch.tensor([0.5, 0.0, 0.0, 1.0], dtype=f64), atol=1e-3, rtol=0)
@@ -133,7 +131,7 @@ def test_a_delayed_synapse_follows_the_method_of_steps(solver: type, order: int)
     if solver is ct.RK4:  # the solution is piecewise cubic: the method is exact
         assert max(errors) < 1e-12
     else:
-        slopes = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+        slopes = [math.log2(a / b) for a, b in pairwise(errors)]
         assert min(slopes) > order - 0.15
 
 

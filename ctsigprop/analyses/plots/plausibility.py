@@ -65,7 +65,7 @@ def plot_locality(tree: DataTree) -> Figure:
         for row, scope in enumerate(table["scope"].values):
             ax.text(start + 0.15, row, SCOPES[int(scope)], va="center")
         ax.text(start + 0.15, -0.65, "scope", va="bottom", fontweight="bold")
-        ax.set_title(tree.attrs.get("title", ""), pad=24)
+        ax.set_title(table["sensitivity"].attrs["long_name"].capitalize(), pad=24)
     return figure
 
 
@@ -97,10 +97,10 @@ def plot_alignment(tree: DataTree, over: str = "epoch") -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     need(tree, "plausibility", "report")
-    angle = tree["plausibility"]["angle"]
+    angle = tree["plausibility"].to_dataset()["angle"]
     if over not in angle.dims:
         raise ValueError(
-            f"the angles have no dimension '{over}'; they have {', '.join(angle.dims)}"
+            f"the angles have no dimension '{over}'; they have {', '.join(map(str, angle.dims))}"
         )
     with style():
         figure = Figure(figsize=(6.0, 4.0))
@@ -111,7 +111,7 @@ def plot_alignment(tree: DataTree, over: str = "epoch") -> Figure:
             drawn = ax.plot(angle[over], lines, color=PALETTE[k % len(PALETTE)], marker="o", ms=3)
             drawn[0].set_label(str(layer))
         ax.axhline(90, color=GREY, lw=1, ls="--")
-        ax.text(0.01, 91, "no better than chance", color=GREY, fontsize=8,
+        ax.text(0.01, 91, "90°: no better than chance", color=GREY, fontsize=8,
                 transform=ax.get_yaxis_transform())  # fmt: skip
         ax.set(
             xlabel=over,

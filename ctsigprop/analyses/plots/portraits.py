@@ -47,7 +47,7 @@ def plot_portrait(tree: DataTree) -> Figure:
     >>> from ctsigprop.analyses.phase import portrait
     >>> tree = portrait(ct.System(ct.fitzhugh_nagumo()), {"v": (-2, 2), "w": (-1, 2)})
     >>> plot_portrait(tree).axes[0].get_xlabel()
-    'v'
+    '$v$'
     """
     from matplotlib.figure import Figure
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from ctsigprop.errors import IntegrationError
+from ctsigprop.fit import fit
 from ctsigprop.learning.sigprop import Sigprop
+from ctsigprop.models.averaged import AveragedBCM, AveragedOja, AveragedSanger
 from ctsigprop.models.conductance import hodgkin_huxley, morris_lecar
 from ctsigprop.models.networks import sigprop_network
 from ctsigprop.models.neurons import NeuralField, TextNeuron, VectorField
@@ -29,6 +31,7 @@ from ctsigprop.models.rules import (
     weight_decay,
 )
 from ctsigprop.models.synapses import Input, LearningSignal, Synapse
+from ctsigprop.models.triplet import triplet_stdp
 from ctsigprop.signals import Constant, Held, Noise, Pulse, Rhythm, Sampled, Signal
 from ctsigprop.solution import Solution
 from ctsigprop.solve import rerun, solve
@@ -48,6 +51,9 @@ __version__ = version("ctsigprop")
 
 __all__ = [
     "RK4",
+    "AveragedBCM",
+    "AveragedOja",
+    "AveragedSanger",
     "BogackiShampine",
     "Brian2",
     "Constant",
@@ -89,6 +95,7 @@ __all__ = [
     "covariance",
     "differential_hebb",
     "eligibility",
+    "fit",
     "fitzhugh_nagumo",
     "hebb",
     "hindmarsh_rose",
@@ -109,6 +116,7 @@ __all__ = [
     "tagged_hebb",
     "theta",
     "train",
+    "triplet_stdp",
     "validate",
     "weight_decay",
     "wilson_cowan",

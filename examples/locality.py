@@ -15,7 +15,7 @@ import xarray as xr
 import ctsigprop as ct
 from ctsigprop.analyses.alignment import alignment
 from ctsigprop.analyses.plausibility import SCOPES, locality, report
-from ctsigprop.analyses.plots.plausibility import plot_alignment, plot_locality
+from ctsigprop.analyses.plots import plot_alignment, plot_locality
 from ctsigprop.data import digits
 
 EPOCHS, SEEDS = 6, 3

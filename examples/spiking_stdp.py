@@ -1,7 +1,8 @@
 """A spiking neuron whose input synapses compete: pair STDP drives their weights apart.
 
-Two hundred Poisson inputs at 10 Hz excite one leaky integrate-and-fire neuron. Inputs that happen
-to fire before it are strengthened, the others weakened (Song, Miller & Abbott 2000).
+A hundred Poisson inputs at 15 Hz excite one leaky integrate-and-fire neuron. Spikes that come just
+before its own strengthen their synapse, spikes that come after weaken it, and the weights end up
+near one bound or the other (Song, Miller & Abbott 2000).
 
 Run: python examples/spiking_stdp.py [folder]
 """
@@ -18,7 +19,7 @@ from xarray import DataTree
 import ctsigprop as ct
 from ctsigprop.models.spiking import SpikingNetwork, simulate
 
-NETWORK = SpikingNetwork(inputs=200, rate=10.0, g_max=0.08, t_ref=2.0, A_plus=0.02, A_minus=0.0206)
+NETWORK = SpikingNetwork(inputs=100, rate=15.0, g_max=0.15, t_ref=2.0, A_plus=0.015, A_minus=0.0157)
 DURATION, WINDOW = 30_000.0, 200.0  # ms
 
 
@@ -27,38 +28,38 @@ def draw(tree: DataTree) -> Figure:
     (raster, weights), (voltage, histogram) = figure.subplots(2, 2)
 
     spikes, v = tree["spikes"].dataset, tree["simulation/v"].isel(neuron=0)
-    end = float(v.time[-1])
-    spikes = spikes.isel(spike=np.flatnonzero(spikes.time > end - WINDOW))
-    fired = spikes.time[spikes.population == 1]
+    start = tree.attrs["duration"] - WINDOW
+    v = v.isel(time=np.flatnonzero(v.time > start))
+    spikes = spikes.isel(spike=np.flatnonzero(spikes.time > start))
     entered = spikes.isel(spike=np.flatnonzero(spikes.population == 0))
-    raster.plot(entered.time / 1e3, entered.unit, ".", ms=3, color="0.3")
-    raster.set(title="Input spikes, end of the run", xlabel="time (s)", ylabel="input channel")
-
-    last = v.isel(time=np.flatnonzero(v.time > end - WINDOW))
-    voltage.plot(last.time / 1e3, last, lw=1, label="voltage")
-    voltage.plot(fired / 1e3, np.full(fired.size, -52.0), "v", color="C3", ms=5, label="spike")
-    voltage.set(title="The neuron", xlabel="time (s)", ylabel=f"voltage ({v.units})")
-    voltage.legend(loc="lower right", ncols=2)
-    raster.set_xlim(voltage.get_xlim())
+    fired = spikes.time[spikes.population == 1]
+    raster.plot(entered.time - start, entered.unit, ".", ms=3, color="0.3")
+    raster.set(title="Inputs, at the end of the run", ylabel="input channel")
+    voltage.plot(v.time - start, v, lw=1, label="voltage")
+    voltage.plot(fired - start, np.full(fired.size, -53.0), "v", color="C3", ms=5, label="spike")
+    voltage.set(title="The neuron", ylabel=f"voltage ({v.units})", ylim=(-61, -51))
+    voltage.legend(loc="upper right", ncols=2)
+    for panel in (raster, voltage):
+        panel.set(xlabel=f"time after {start / 1e3:g} s ({v.time.units})", xlim=(0, WINDOW))
 
     w = tree["weights/w"].isel(post=0)
-    order = np.argsort(w.isel(time=-1).values)
+    order = np.argsort(w[-1].values)
     image = weights.pcolormesh(
         w.time / 1e3, np.arange(w.sizes["pre"]), w.values[:, order].T, shading="nearest"
     )
-    figure.colorbar(image, ax=weights, label=f"weight ({w.units})")
-    weights.set(title="Weights while it learns", xlabel="time (s)", ylabel="input, by final weight")
+    figure.colorbar(image, ax=weights, label="weight (1)")
+    weights.set(title="Learning weights", xlabel="time (s)", ylabel="input, by final weight")
 
     bins = np.linspace(0, 1, 21)
     for row, label in ((0, "start"), (-1, "end")):
-        histogram.hist(w.isel(time=row), bins, histtype="step", lw=2, label=label)
-    histogram.set(title="Distribution", xlabel=f"weight ({w.units})", ylabel="synapses (count)")
+        histogram.hist(w[row], bins, histtype="step", lw=2, label=label)
+    histogram.set(title="Their distribution", xlabel="weight (1)", ylabel="synapses (count)")
     histogram.legend()
     return figure
 
 
 def main(folder: Path) -> None:
-    tree = simulate(NETWORK, DURATION, dt=0.5, every=500.0, seed=1)
+    tree = simulate(NETWORK, DURATION, dt=0.5, every=500.0, seed=0)
     path = ct.save(tree, folder / "spiking_stdp.zarr", overwrite=True)
     draw(ct.open(path)).savefig(folder / "spiking_stdp.png", dpi=130)
     final = tree["weights/w"].isel(time=-1)

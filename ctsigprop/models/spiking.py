@@ -128,6 +128,8 @@ class SpikingNetwork:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name):g} ms")
         if self.w_min > self.w_max:
             raise ValueError(f"w_min={self.w_min:g} > w_max={self.w_max:g}")
+        if self.w_min < 0 < self.g_max:
+            raise ValueError(f"w_min must be >= 0 where g_max > 0, got {self.w_min:g}")
         if self.v_r >= self.v_th:
             raise ValueError(f"v_r={self.v_r:g} must be below v_th={self.v_th:g}")
 
@@ -196,8 +198,9 @@ def simulate(
         "simulation": np.arange(steps) * dt,
         "weights": np.append(np.arange(0, steps, stride), steps) * dt,
     }
-    made = {"seed": seed, "duration": duration, "dt": dt, "brian2_version": version("brian2")}
-    return _labelled(network, made, times, record, v, learned, entered, fired)
+    made = {"network": asdict(network), "seed": seed, "duration": duration, "dt": dt}
+    made["brian2_version"] = version("brian2")
+    return _labelled(made, times, record, v, learned, entered, fired)
 
 
 def _poisson(
@@ -226,16 +229,9 @@ def _run(
     constants = {name: float(value) for name, value in asdict(network).items()}
     constants |= {name: constants[name] * brian2.ms for name in _TIMES}
     common = {"dt": tick, "namespace": constants, "dtype": np.float64}
-    neurons = brian2.NeuronGroup(
-        network.size,
-        _NEURONS,
-        method="exponential_euler",
-        threshold="v >= v_th",
-        reset="v = v_r",
-        refractory=network.t_ref * brian2.ms,
-        name="neurons",
-        **common,
-    )
+    spiking = {"threshold": "v >= v_th", "reset": "v = v_r"}
+    spiking |= {"refractory": network.t_ref * brian2.ms, "method": "exponential_euler"}
+    neurons = brian2.NeuronGroup(network.size, _NEURONS, name="neurons", **spiking, **common)
     neurons.variables["v"].get_value()[:] = network.E_L
     step, channel = entered
     inputs = brian2.SpikeGeneratorGroup(
@@ -253,16 +249,16 @@ def _run(
     voltage = brian2.StateMonitor(neurons, "v", list(record), dt=tick, name="voltage")
     learned = brian2.StateMonitor(synapses, "w", True, dt=stride * tick, name="learned")
     spikes = brian2.SpikeMonitor(neurons, name="spikes")
-    brian2.Network(neurons, inputs, synapses, voltage, learned, spikes).run(
-        steps * tick, namespace={}
-    )
+    run = brian2.Network(neurons, inputs, synapses, voltage, learned, spikes)
+    run.run(steps * tick, namespace={})
+    if len(voltage.t_) < steps:  # Brian2's own handler of Ctrl-C has ended the run after a step
+        raise KeyboardInterrupt
     fired = np.stack([np.rint(np.asarray(spikes.t_ / float(tick))).astype(int), spikes.i])
     history = np.concatenate([np.asarray(learned.w).T, weights[None]])
     return np.asarray(voltage.v).T, fired, history.reshape(-1, *start.shape)
 
 
 def _labelled(
-    network: SpikingNetwork,
     made: dict[str, Any],
     times: dict[str, Array],
     record: Sequence[int],
@@ -296,6 +292,5 @@ def _labelled(
             group = group.assign_coords(time=("time", times[path], {"units": "ms"}))
         groups[f"/{path}"] = group
     tree = xr.DataTree.from_dict(groups)
-    title = "ctsigprop spiking network"
-    tree.attrs = root_attributes(title) | {"network": asdict(network)} | made
+    tree.attrs = root_attributes("ctsigprop spiking network") | made
     return tree

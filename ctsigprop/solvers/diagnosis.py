@@ -20,7 +20,7 @@ from ctsigprop.errors import (
 __all__ = ["LastGood", "Prospect", "sound"]
 
 _ITERATIONS = 20
-_STIFF = 0.6  # of the reach of stability: steps that accuracy chooses stay below
+_STIFF = 0.4  # of the reach of stability: steps that accuracy chooses stay below
 _EVERY, _PATIENCE = 64, 3  # steps between looks at the prospect of a run; looks in a row
 
 

@@ -3,6 +3,15 @@
 from ctsigprop.analyses.plots.courses import plot_time_courses
 from ctsigprop.analyses.plots.learning import plot_learning, plot_weights
 from ctsigprop.analyses.plots.look import style
+from ctsigprop.analyses.plots.plausibility import plot_alignment, plot_locality
 from ctsigprop.analyses.plots.portraits import plot_portrait
 
-__all__ = ["plot_learning", "plot_portrait", "plot_time_courses", "plot_weights", "style"]
+__all__ = [
+    "plot_alignment",
+    "plot_learning",
+    "plot_locality",
+    "plot_portrait",
+    "plot_time_courses",
+    "plot_weights",
+    "style",
+]

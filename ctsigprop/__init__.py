@@ -13,6 +13,7 @@ from ctsigprop.fit import fit
 from ctsigprop.learning.sigprop import Sigprop
 from ctsigprop.models.averaged import AveragedBCM, AveragedOja, AveragedSanger
 from ctsigprop.models.conductance import hodgkin_huxley, morris_lecar
+from ctsigprop.models.inputs import Input, LearningSignal
 from ctsigprop.models.networks import sigprop_network
 from ctsigprop.models.neurons import NeuralField, TextNeuron, VectorField
 from ctsigprop.models.oscillators import fitzhugh_nagumo, hindmarsh_rose, qif, stuart_landau, theta
@@ -30,8 +31,9 @@ from ctsigprop.models.rules import (
     tagged_hebb,
     weight_decay,
 )
-from ctsigprop.models.synapses import Input, LearningSignal, Synapse
+from ctsigprop.models.synapses import Synapse
 from ctsigprop.models.triplet import triplet_stdp
+from ctsigprop.quantities import Parameter, Variable
 from ctsigprop.signals import Constant, Held, Noise, Pulse, Rhythm, Sampled, Signal
 from ctsigprop.solution import Solution
 from ctsigprop.solve import rerun, solve
@@ -44,7 +46,7 @@ from ctsigprop.solvers.scipy_ import SciPy
 from ctsigprop.solvers.torchdiffeq_ import TorchDiffEq
 from ctsigprop.store import open, save, validate
 from ctsigprop.system import System
-from ctsigprop.terms import Parameter, Source, Variable
+from ctsigprop.terms import Source
 from ctsigprop.train import train
 
 __version__ = version("ctsigprop")

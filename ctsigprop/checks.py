@@ -12,13 +12,13 @@ from torch import Tensor
 
 from ctsigprop.errors import NonFiniteError, unknown
 from ctsigprop.models.neurons import VectorField
+from ctsigprop.quantities import Variable
 from ctsigprop.signals import Signal, as_signal
 from ctsigprop.solution import Solution
 from ctsigprop.solvers.base import Field, Layout, Solver, State
 from ctsigprop.solvers.events import Event
 from ctsigprop.solvers.impulses import Impulse
 from ctsigprop.system import System
-from ctsigprop.terms import Variable
 
 __all__ = [
     "check_abilities",

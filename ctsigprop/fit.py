@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from ctsigprop.errors import unknown
+from ctsigprop.quantities import Parameter
 from ctsigprop.solution import root_attributes
 from ctsigprop.system import System
-from ctsigprop.terms import Parameter, Term
+from ctsigprop.terms import Term
 
 if TYPE_CHECKING:
     from xarray import DataArray, Dataset, DataTree

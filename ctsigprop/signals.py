@@ -11,7 +11,17 @@ from torch import Tensor
 
 from ctsigprop.provenance import Recorded
 
-__all__ = ["Constant", "Held", "Noise", "Pulse", "Rhythm", "Sampled", "Signal", "as_signal"]
+__all__ = [
+    "Constant",
+    "Held",
+    "Noise",
+    "Pulse",
+    "Rhythm",
+    "Sampled",
+    "Signal",
+    "as_signal",
+    "closed",
+]
 
 
 class Signal(Recorded, abc.ABC):
@@ -337,3 +347,8 @@ def as_times(times: Tensor | list[float]) -> Tensor:
     if when.dim() != 1 or when.numel() == 0 or not bool((when.diff() > 0).all()):
         raise ValueError(f"times must be a list of strictly increasing numbers; got {times!r}")
     return when
+
+
+def closed(gate: Tensor) -> bool:
+    """Tell whether the value of a gate is exactly zero, and is not differentiated there."""
+    return gate.dim() == 0 and not gate.requires_grad and float(gate) == 0.0

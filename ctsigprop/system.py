@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ctsigprop.errors import did_you_mean, unknown
 from ctsigprop.provenance import Recorded
+from ctsigprop.quantities import Variable
 from ctsigprop.signals import Signal
-from ctsigprop.terms import Current, Moment, Neuron, Population, Source, State, Term, Variable
+from ctsigprop.terms import Current, Moment, Neuron, Population, Source, State, Term
 
 __all__ = ["System"]
 

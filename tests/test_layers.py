@@ -13,7 +13,7 @@ import ctsigprop
 
 PACKAGE = Path(ctsigprop.__file__).parent
 FLOORS = [
-    {"errors", "units", "provenance", "signals"},
+    {"errors", "units", "provenance", "signals", "quantities"},
     {"terms", "equations", "data"},
     {"system"},
     {"solvers", "models", "solution", "store"},

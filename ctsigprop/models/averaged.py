@@ -13,8 +13,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ctsigprop.quantities import Variable
 from ctsigprop.signals import as_values
-from ctsigprop.terms import Neuron, State, Variable
+from ctsigprop.terms import Neuron, State
 
 __all__ = ["AveragedBCM", "AveragedOja", "AveragedSanger"]
 

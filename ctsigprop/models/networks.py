@@ -9,10 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ctsigprop.models.inputs import LearningSignal
 from ctsigprop.models.plasticity import TextPlasticity
 from ctsigprop.models.rate import rate
 from ctsigprop.models.rules import differential_hebb, tagged_hebb
-from ctsigprop.models.synapses import LearningSignal, Synapse
+from ctsigprop.models.synapses import Synapse
 from ctsigprop.signals import Pulse
 from ctsigprop.system import System
 from ctsigprop.terms import Current, Population, Source

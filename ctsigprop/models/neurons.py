@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ctsigprop.equations import Equations
 from ctsigprop.errors import did_you_mean, unknown
+from ctsigprop.quantities import Parameter, Variable
 from ctsigprop.signals import as_values
-from ctsigprop.terms import Neuron, Parameter, State, Variable
+from ctsigprop.terms import Neuron, State
 from ctsigprop.units import conversion
 
 __all__ = ["NeuralField", "TextNeuron", "Value", "VectorField"]

@@ -8,8 +8,9 @@ from torch import Tensor
 from ctsigprop.equations import Equations, Structure
 from ctsigprop.errors import did_you_mean
 from ctsigprop.models.neurons import Value
+from ctsigprop.quantities import Variable
 from ctsigprop.signals import Signal
-from ctsigprop.terms import Local, Plasticity, State, Variable
+from ctsigprop.terms import Local, Plasticity, State
 
 __all__ = [
     "OjaSubspace",

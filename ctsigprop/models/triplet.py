@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ctsigprop.errors import unknown
 from ctsigprop.models.neurons import TextNeuron, Value
+from ctsigprop.quantities import Parameter
 from ctsigprop.signals import as_values
 from ctsigprop.solvers.base import State
 from ctsigprop.solvers.impulses import Impulse
 from ctsigprop.system import System
-from ctsigprop.terms import Parameter
 
 __all__ = ["PUBLISHED", "pairing_protocol", "poisson_drift", "spikes", "triplet_stdp"]
 

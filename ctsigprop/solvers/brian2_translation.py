@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ctsigprop.equations import Equations
+from ctsigprop.models.inputs import Input, LearningSignal
 from ctsigprop.models.neurons import TextNeuron
 from ctsigprop.models.plasticity import TextPlasticity
-from ctsigprop.models.synapses import Input, LearningSignal, Synapse, rule_variable
+from ctsigprop.models.synapses import Synapse, rule_variable
 from ctsigprop.signals import Signal
 from ctsigprop.solvers.base import Problem
 from ctsigprop.solvers.brian2_network import Group, Link, Network, Place

@@ -11,8 +11,9 @@ from torch import Tensor
 from ctsigprop.errors import NonFiniteError, StepLimitError
 from ctsigprop.solvers.base import EventRecord, Problem, State
 from ctsigprop.solvers.onestep import Step
+from ctsigprop.solvers.stops import spacing
 
-__all__ = ["Event", "Watch", "spacing"]
+__all__ = ["Event", "Watch"]
 
 NEAR = 10  # roundings of t; an event that comes again so soon comes infinitely often
 
@@ -100,7 +101,7 @@ class Watch:
         )[:, None].repeat(1, len(y))
         with torch.no_grad():
             now = torch.sign(self.values(t, y))
-            self.side = torch.where(now == 0, self._drift(t, y, f, h), now)
+            self.side = self.passed = torch.where(now == 0, self._drift(t, y, f, h), now)
         self.latest = torch.full_like(self.left, torch.nan, dtype=torch.float64)
 
     def values(self, t: Tensor, y: Tensor) -> Tensor:
@@ -124,16 +125,17 @@ class Watch:
         return torch.stack(rows).to(y.dtype)
 
     def truncate(
-        self, step: Step, accepted: Tensor, again: Callable[[Tensor], Step]
+        self, step: Step, reached: Tensor, accepted: Tensor, again: Callable[[Tensor], Step]
     ) -> tuple[Step, Tensor | None]:
         """End the steps that cross an event at its time.
 
-        ``again(h)`` repeats the step with another size for each sample. Returns the step, and
-        which events fired, ``(events, samples)``, or None.
+        `reached` is when the steps end, and ``again(h)`` repeats them with another size for each
+        sample. Returns the step, and which events fired, ``(events, samples)``, or None.
         """
         with torch.no_grad():
-            crossed, low, high = self._crossings(step, accepted)
+            crossed, low, high, self.passed = self._crossings(step, reached, accepted)
             if not bool(crossed.any()):
+                self.side = self.passed
                 return step, None
             roots = self._roots(step, crossed, low, high)
             first, which = roots.min(dim=0)
@@ -141,11 +143,11 @@ class Watch:
             rounding = _rounding(step) / step.h.abs().clamp(min=torch.finfo(torch.float64).tiny)
             fired = crossed & (roots <= first + 4 * rounding)
             first = torch.where(some, first, 1.0)
-            size = self._polish(step, first, which, some, again)
+            size, short = self._polish(step, first, which, some, again)
         if torch.is_grad_enabled():
             size = self._differentiable(step, size, which, some, again)
-        step = again(torch.where(some, size, step.h))
-        return step, fired
+            short = again(torch.where(some, size, step.h))
+        return short, fired
 
     def fire(self, fired: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Record the events; return the state after the resets, who was reset, and who ended."""
@@ -177,7 +179,7 @@ class Watch:
             # at its zero the sign of a condition is rounding
             there = (value == 0) | (fired & (value == self.values(t, before)))
             side = torch.where(there, self._drift(t, y, f, h), torch.sign(value))
-            self.side = torch.where(fired.any(dim=0), side, self._passed)
+            self.side = torch.where(fired.any(dim=0), side, self.passed)
 
     def _drift(self, t: Tensor, y: Tensor, f: Tensor, h: Tensor) -> Tensor:
         """Return the signs of the conditions' slopes."""
@@ -185,8 +187,10 @@ class Watch:
         later = self.values(t + ahead, y + ahead.to(y.dtype)[:, None] * f)
         return torch.sign(later - self.values(t, y))
 
-    def _crossings(self, step: Step, accepted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return which conditions cross, and between which shares of the step first."""
+    def _crossings(
+        self, step: Step, reached: Tensor, accepted: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return which conditions cross, between which shares first, and the side at the end."""
         side = self.side
         found = torch.zeros_like(side, dtype=torch.bool)
         low = torch.zeros_like(side, dtype=torch.float64)
@@ -194,11 +198,12 @@ class Watch:
         watched = (self.left > 0) & accepted & (step.h != 0)
         before = 0.0
         for share in (*self.probes, 1.0):
-            t = step.t + share * step.h
-            y = step.end if share == 1.0 else step.at(torch.full_like(step.h, share))
-            value = self.values(t, y)
-            if share == 1.0:
-                self._require_finite(value, t, accepted)
+            if share < 1.0:
+                inside = step.at(torch.full_like(step.h, share))
+                value = self.values(step.t + share * step.h, inside)
+            else:
+                value = self.values(reached, step.end)
+                self._require_finite(value, reached, accepted)
             now = torch.sign(value)
             allowed = (self.direction == 0) | (side == -self.direction)
             crossing = watched & ~found & (side != 0) & (now != side) & allowed
@@ -207,12 +212,7 @@ class Watch:
             found |= crossing
             side = torch.where(now != 0, now, side)
             before = share
-        # the sign from which each crossing starts, and where each sample stands if none does
-        self._from = torch.where(self.direction == 0, self.side, -self.direction)
-        self._passed = torch.where(accepted, side, self.side)
-        if not bool(found.any()):
-            self.side = self._passed
-        return found, low, high
+        return found, low, high, torch.where(accepted, side, self.side)
 
     def _require_finite(self, values: Tensor, t: Tensor, accepted: Tensor) -> None:
         wrong = ~torch.isfinite(values) & accepted
@@ -243,7 +243,8 @@ class Watch:
         def condition(share: Tensor) -> Tensor:
             return self.values(step.t + share * step.h, step.at(share))[row].double()
 
-        side = self._from[row].double()
+        # a crossing in both directions is the first change of all
+        side = torch.where(self.direction == 0, self.side, -self.direction)[row].double()
         low = torch.where(crossed, low, 1.0)
         high = torch.where(crossed, high, 1.0)
         at_low, at_high = condition(low), condition(high)
@@ -273,10 +274,10 @@ class Watch:
         which: Tensor,
         some: Tensor,
         again: Callable[[Tensor], Step],
-    ) -> Tensor:
+    ) -> tuple[Tensor, Step]:
         """Correct the time on steps of its size: they are more accurate than the interpolant.
 
-        Newton's iteration with the slope of the interpolant.
+        Newton's iteration with the slope of the interpolant. Returns the sizes, and the step.
         """
         apart = (0.1 * first).clamp(max=1e-4)
         ends = [first - apart, (first + apart).clamp(max=1.0)]
@@ -290,9 +291,9 @@ class Watch:
             usable = some & torch.isfinite(change) & (change.abs() <= 0.1 * step.h.abs())
             change = torch.where(usable, change, 0.0)
             if bool((change.abs() <= rounding).all()):
-                break
+                return size, trial
             size = torch.maximum(torch.minimum(size + change, high), low)
-        return size
+        return size, again(torch.where(some, size, step.h))
 
     def _differentiable(
         self,
@@ -331,12 +332,6 @@ class Watch:
                 "infinitely many pile up here, or its reset does not leave its zero; "
                 "give it a limit, or end the run before with a terminal event",
             )
-
-
-def spacing(t: Tensor) -> Tensor:
-    """Return the distance from times to the next larger floating-point number."""
-    size = t.abs()
-    return torch.nextafter(size, torch.full_like(size, torch.inf)) - size
 
 
 def _rounding(step: Step) -> Tensor:

@@ -12,7 +12,16 @@ from torch import Tensor
 from ctsigprop.errors import StepLimitError
 from ctsigprop.solvers.base import Problem
 
-__all__ = ["Interval", "Stops", "clocks", "grid", "intervals", "landings", "require_steps"]
+__all__ = [
+    "Interval",
+    "Stops",
+    "clocks",
+    "grid",
+    "intervals",
+    "landings",
+    "require_steps",
+    "spacing",
+]
 
 
 @dataclass(frozen=True)
@@ -143,6 +152,12 @@ def _between(stops: Tensor, t: Tensor, jumps: Tensor) -> tuple[Tensor, Tensor]:
     later = torch.searchsorted(edges, stops.detach(), right=not forward)
     later = later.clamp(min=1, max=len(edges) - 1)
     return edges[later - 1], just_before(edges[later])
+
+
+def spacing(t: Tensor) -> Tensor:
+    """Return the distance from times to the floating-point numbers next larger in size."""
+    size = t.abs()
+    return torch.nextafter(size, torch.full_like(size, torch.inf)) - size
 
 
 def just_before(t: Tensor) -> Tensor:

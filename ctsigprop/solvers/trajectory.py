@@ -110,7 +110,8 @@ class Trajectory:
             while scipy.status == "running":
                 if self.steps >= self.solver.max_steps:
                     raise self._last_good().step_limit(self.solver.max_steps)
-                self.prospect.step(abs(self.end - self.t) / self.size, self._last_good)
+                left = abs(self.end - self.t) / (self.size or math.inf)
+                self.prospect.step(left, self._last_good)
                 failure = scipy.step()
                 if failure or scipy.t == self.t:
                     raise self._last_good().underflow()

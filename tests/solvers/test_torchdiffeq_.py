@@ -379,9 +379,14 @@ def test_a_variable_that_is_missing_from_the_derivative_is_at_rest():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_batches_and_dtypes(dtype):
     rates = torch.linspace(0.5, 2.0, 6, dtype=dtype).reshape(2, 3, 1)
+
+    def field(t, state):
+        assert t.dtype == torch.float64
+        return {"y": -rates * state["y"], "z": torch.ones_like(state["z"])}
+
     states = run(
         TorchDiffEq(rtol=1e-5, atol=1e-7),
-        lambda _t, s: {"y": -rates * s["y"], "z": torch.ones_like(s["z"])},
+        field,
         {"y": torch.ones(2, 3, 1, dtype=dtype), "z": torch.zeros(2, 3, dtype=dtype)},
         [0.0, 0.5, 1.0],
         batch=(2, 3),

@@ -222,7 +222,8 @@ def provenance(run: Solution) -> tuple[dict[str, Any], dict[str, Tensor]]:
     arrays: dict[str, Tensor] = {}
     recipe: dict[str, Any] = {
         "versions": {
-            name: version(name) for name in ("ctsigprop", "torch", "numpy", "scipy", "torchdiffeq")
+            name: version(name)
+            for name in ("ctsigprop", "torch", "numpy", "scipy", "torchdiffeq", "brian2")
         },
         "threads": torch.get_num_threads(),
         "opaque": [],

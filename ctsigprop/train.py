@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import time
@@ -13,14 +14,16 @@ import torch
 from torch import Tensor
 
 from ctsigprop.data import Task
+from ctsigprop.errors import StoreExistsError, unknown
 from ctsigprop.learning.sigprop import Sigprop
 from ctsigprop.solution import root_attributes
-from ctsigprop.store import load_checkpoint, match_checkpoint, save_checkpoint
+from ctsigprop.store import Checkpoint, load_checkpoint, match_checkpoint, save_checkpoint
+from ctsigprop.store.files import check_folder
 
 if TYPE_CHECKING:
     from xarray import Dataset, DataTree
 
-__all__ = ["Training", "train"]
+__all__ = ["Training", "accuracy", "train"]
 
 
 @dataclass
@@ -31,6 +34,13 @@ class Training:
     ----------
     learner : Sigprop
         With the weights it has now.
+    task : Task
+        What it was shown.
+    initial : dict of str to Tensor
+        The weights before the first epoch.
+    settings : dict
+        All that decides the result: what `train` was given, the learner's settings, and
+        fingerprints of its network and of the data.
     train_accuracy, test_accuracy : list of float
         One for each epoch: of the free outputs during training, and on the test set after it.
     status : str
@@ -69,6 +79,7 @@ class Training:
         tree.attrs = root_attributes(title) | {
             "status": self.status,
             "task": self.task.name,
+            "image_shape": self.task.train.attrs.get("image_shape"),
             "seconds": self.seconds,
             "settings": self.settings,
         }
@@ -93,6 +104,7 @@ class Training:
                 ),
             },
             coords={"epoch": epochs},
+            attrs={"status": self.status, "seconds": self.seconds},
         )
 
     def _weights(self) -> Dataset:
@@ -118,7 +130,11 @@ class Training:
             {
                 "output": (("sample", "class"), outputs.numpy(), {"units": "1"}),
                 "label": ("sample", self.task.test["label"].values, {"units": "1"}),
-                "predicted": ("sample", outputs.argmax(-1).numpy(), {"units": "1"}),
+                "predicted": (
+                    "sample",
+                    _winners(outputs).numpy(),
+                    {"units": "1", "long_name": "class of the strongest output; -1 for a tie"},
+                ),
             },
             coords={
                 "sample": ("sample", self.task.test["sample"].values, {"units": "1"}),
@@ -161,7 +177,8 @@ def train(
         A folder that receives the weights, the accuracies and the state of the random numbers
         after every epoch.
     resume : bool
-        Go on from the newest checkpoint: the result is that of an uninterrupted run.
+        Go on from the newest checkpoint: the result is that of an uninterrupted run, bit for bit
+        on the same machine with the same number of threads.
     progress : bool
         Show a bar with the accuracy and the time left.
     label : str
@@ -170,7 +187,16 @@ def train(
     Returns
     -------
     Training
-        With status "interrupted" after Ctrl-C: the weights are those of the last whole batch.
+        With status "interrupted" after Ctrl-C: the weights are those of the last whole batch, and
+        the accuracies those of whole epochs.
+
+    Raises
+    ------
+    ValueError
+        A number out of range; a task whose inputs or classes are not the network's; a checkpoint
+        of another run, with all that differs.
+    FileNotFoundError, StoreExistsError, PermissionError
+        No checkpoint to go on from; checkpoints in the way; a folder that cannot be written.
 
     Examples
     --------
@@ -181,28 +207,47 @@ def train(
     >>> len(run.test_accuracy), run.status
     (1, 'complete')
     """
-    if epochs < 1 or batch < 1 or noise < 0:
-        raise ValueError(
-            f"train takes epochs >= 1, batch >= 1, noise >= 0; got {epochs}, {batch}, {noise}"
-        )
+    for what, count in (("epochs", epochs), ("batch", batch)):
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"{what} must be a whole number >= 1; got {count!r}")
+    if not 0 <= noise < math.inf:
+        raise ValueError(f"noise must be >= 0; got {noise}")
     if decay not in ("cosine", "none"):
-        raise ValueError(f"decay must be 'cosine' or 'none'; got {decay!r}")
+        raise ValueError(unknown("decay", decay, ("cosine", "none")))
     if resume and checkpoints is None:
         raise ValueError("resume=True needs the folder of the checkpoints")
     x = torch.as_tensor(task.train["input"].values)
     labels = torch.as_tensor(task.train["label"].values)
-    if x.shape[1] != learner.network.populations["x"].size:
-        raise ValueError(
-            f"the network takes {learner.network.populations['x'].size} inputs; "
-            f"'{task.name}' has {x.shape[1]}"
-        )
-    settings = {"epochs": epochs, "batch": batch, "decay": decay, "noise": noise, "seed": seed}
+    for what, have, need in (
+        ("inputs", x.shape[1], learner.network.populations["x"].size),
+        ("classes", len(task.classes), learner.classes),
+    ):
+        if have != need:
+            raise ValueError(f"the network has {need} {what}; '{task.name}' has {have}")
+    folder = None if checkpoints is None else Path(checkpoints)
+    if folder is not None:
+        check_folder(folder)
+        if not resume and any(folder.glob("step_*.npz")):
+            raise StoreExistsError(
+                f"{folder} holds checkpoints: resume=True goes on from them; choose another folder "
+                "to start anew"
+            )
+    settings = {
+        "epochs": epochs,
+        "batch": batch,
+        "decay": decay,
+        "noise": noise,
+        "seed": seed,
+        "task": task.name,
+        "data": _fingerprint(x, labels),
+        **learner.settings,
+    }
     initial = {name: w.clone() for name, w in learner.weights.items()}
     run = Training(learner, task, initial, settings)
     generator = torch.Generator().manual_seed(seed)
     first = 0
-    if resume:
-        first = _restore(run, Path(checkpoints), generator)  # type: ignore[arg-type]
+    if folder is not None and resume:
+        first = _restore(run, folder, generator)
     bar = _bar(progress, epochs * math.ceil(len(x) / batch), first, epochs, label)
     began = time.perf_counter() - run.seconds
     try:
@@ -216,14 +261,15 @@ def train(
                 if noise:
                     shown = shown + noise * torch.randn(shown.shape, generator=generator)
                 free = learner.present(shown, labels[chosen])
-                right += int((free.argmax(-1) == labels[chosen]).sum())
+                right += int((_winners(free) == labels[chosen]).sum())
                 bar.update()
+            tested = accuracy(learner, task.test)
             run.train_accuracy.append(right / len(x))
-            run.test_accuracy.append(accuracy(learner, task.test))
+            run.test_accuracy.append(tested)
             run.seconds = time.perf_counter() - began
             bar.set_postfix_str(f"test accuracy {run.test_accuracy[-1]:.1%}")
-            if checkpoints is not None:
-                _keep(run, Path(checkpoints), epoch + 1, generator)
+            if folder is not None:
+                _keep(run, folder, epoch + 1, generator)
     except KeyboardInterrupt:
         run.status = "interrupted"
     finally:
@@ -240,9 +286,14 @@ def accuracy(learner: Sigprop, part: Dataset) -> float:
     """
     outputs = _in_batches(learner, torch.as_tensor(part["input"].values))
     labels = torch.as_tensor(part["label"].values)
-    best, predicted = outputs.max(-1)
+    return float((_winners(outputs) == labels).double().mean())
+
+
+def _winners(outputs: Tensor) -> Tensor:
+    """Return the index of the strongest output of each row, or -1 where none is alone."""
+    best, first = outputs.max(-1)
     alone = (outputs == best.unsqueeze(-1)).sum(-1) == 1
-    return float(((predicted == labels) & alone).double().mean())
+    return torch.where(alone, first, -1)
 
 
 def _in_batches(learner: Sigprop, x: Tensor) -> Tensor:
@@ -262,15 +313,19 @@ def _keep(run: Training, folder: Path, epoch: int, generator: torch.Generator) -
 
 def _restore(run: Training, folder: Path, generator: torch.Generator) -> int:
     kept = load_checkpoint(folder)
-    if kept.state["settings"] != run.settings:
-        raise ValueError(
-            f"the checkpoint was made with {kept.state['settings']}, this run has {run.settings}"
-        )
     weights = {k: v for k, v in kept.arrays.items() if k.startswith("weights.")}
     match_checkpoint(
-        type(kept)(kept.step, weights, kept.state),
+        Checkpoint(kept.step, weights, kept.state),
         {f"weights.{k}": tuple(v.shape) for k, v in run.learner.weights.items()},
     )
+    theirs = kept.state["settings"]
+    differences = [
+        f"'{name}' was {theirs.get(name)}, and is {run.settings.get(name)} now"
+        for name in {**theirs, **run.settings}
+        if theirs.get(name) != run.settings.get(name)
+    ]
+    if differences:
+        raise ValueError("\n  ".join([f"{folder} holds checkpoints of another run:", *differences]))
     run.learner.weights = {k.removeprefix("weights."): v for k, v in weights.items()}
     run.initial = {
         k.removeprefix("initial."): v for k, v in kept.arrays.items() if k.startswith("initial.")
@@ -280,6 +335,13 @@ def _restore(run: Training, folder: Path, generator: torch.Generator) -> int:
     run.test_accuracy = kept.arrays["test_accuracy"].tolist()
     run.seconds = float(kept.state["seconds"])
     return kept.step
+
+
+def _fingerprint(*arrays: Tensor) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(array.contiguous().numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def _bar(progress: bool, total: int, first: int, epochs: int, label: str) -> Any:

@@ -53,7 +53,7 @@ def draw(tree: DataTree) -> Figure:
     bins = np.linspace(0, 1, 21)
     for row, label in ((0, "start"), (-1, "end")):
         histogram.hist(w[row], bins, histtype="step", lw=2, label=label)
-    histogram.set(title="Their distribution", xlabel="weight (1)", ylabel="synapses (count)")
+    histogram.set(title="Distribution of the weights", xlabel="weight (1)", ylabel="synapses")
     histogram.legend()
     return figure
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 
 from ctsigprop.cli.run import AsJson, Out, Overwrite, new_folder, refusals, say, write
-from ctsigprop.data import Task, digits, load
+from ctsigprop.data import digits, load
+from ctsigprop.errors import StoreExistsError, unknown
 from ctsigprop.learning.sigprop import Sigprop
 from ctsigprop.models.networks import sigprop_network
 from ctsigprop.train import Training, train
@@ -17,28 +18,12 @@ from ctsigprop.train import Training, train
 __all__ = ["learn"]
 
 
-class Form(StrEnum):
-    """Where the learning signal comes from."""
-
-    LOOP = "loop"
-    LABEL = "label"
-
-
-class Rule(StrEnum):
-    """How a weight moves."""
-
-    TAGGED = "tagged"
-    DIFFERENTIAL = "differential"
-    DELTA = "delta"
-    CONTRASTIVE = "contrastive"
-
-
-#: Learning rates of the first layer, the layers between, and the output.
+#: Learning rates of the first layer, the layers between, and the output, for every rule.
 RATES = {
-    Rule.TAGGED: (0.5, 0.25, 0.1),
-    Rule.DELTA: (0.5, 0.25, 0.1),
-    Rule.CONTRASTIVE: (0.1, 0.05, 0.03),
-    Rule.DIFFERENTIAL: (0.03, 0.03, 0.03),
+    "tagged": (0.5, 0.25, 0.1),
+    "delta": (0.5, 0.25, 0.1),
+    "contrastive": (0.1, 0.05, 0.03),
+    "differential": (0.03, 0.03, 0.03),
 }
 
 
@@ -47,8 +32,12 @@ def learn(
         "digits"
     ),
     hidden: Annotated[str, typer.Option(help="Units of the hidden layers.")] = "256,256",
-    form: Annotated[Form, typer.Option(help="Where the learning signal enters from.")] = Form.LOOP,
-    rule: Annotated[Rule, typer.Option(help="How a weight moves.")] = Rule.TAGGED,
+    form: Annotated[
+        str, typer.Option(help="The signal into the first layer: 'loop', the output; or 'label'.")
+    ] = "loop",
+    rule: Annotated[
+        str, typer.Option(help=f"How a weight moves; one of: {', '.join(RATES)}.")
+    ] = "tagged",
     eta: Annotated[str, typer.Option(help="Learning rates: one a layer, or one for all.")] = "",
     strength: Annotated[float, typer.Option(help="Of the signal into the first layer.")] = 0.3,
     epochs: Annotated[int, typer.Option(min=1, help="How often each sample is shown.")] = 20,
@@ -64,28 +53,24 @@ def learn(
 ) -> None:
     """Train a network on images by a forward learning signal and Hebbian plasticity."""
     with refusals():
-        folder = new_folder(out, "learn", overwrite or resume)
         torch.set_num_threads(threads)
+        if rule not in RATES:
+            raise ValueError(unknown("rule", rule, RATES))
+        if resume and overwrite:
+            raise ValueError("--resume and --overwrite exclude each other")
+        if resume and (out is None or not out.is_dir()):
+            raise ValueError(f"--resume needs --out and the folder of a run; got {out}")
+        units, rates = _numbers("hidden", hidden, int), _numbers("eta", eta, float)
         task = digits(seed=seed) if data == "digits" else load(data)
-        sizes = [task.train.sizes["pixel"], *_numbers(hidden, int), len(task.classes)]
-        layers = len(sizes) - 1
-        rates = _numbers(eta, float) if eta else _by_layer(RATES[rule], layers)
-        rates = rates * layers if len(rates) == 1 else rates
+        sizes = [task.train.sizes["pixel"], *units, len(task.classes)]
+        learners = {
+            name: _learner(sizes, form, rule, rates, strength, learning, seed)
+            for name, learning in (("sigprop", "all"), ("frozen", "output"))[: 1 + control]
+        }
+        folder = new_folder(out, "learn", overwrite or resume)
+        _clear(folder, resume, overwrite)
         runs: dict[str, Training] = {}
-        for name in ("sigprop", "frozen") if control else ("sigprop",):
-            network = sigprop_network(
-                sizes,
-                form="loop" if form is Form.LOOP else "label",
-                rule="differential" if rule is Rule.DIFFERENTIAL else "tagged",
-                eta=rates,
-                strength=strength,
-                learning="all" if name == "sigprop" else "output",
-                seed=seed,
-            )
-            learner = Sigprop(network)
-            if rule in (Rule.DELTA, Rule.CONTRASTIVE):
-                update = "delta" if rule is Rule.DELTA else "contrastive"
-                learner = Sigprop(network, update=update)  # type: ignore[arg-type]
+        for name, learner in learners.items():
             kept = folder / "checkpoints" / name
             runs[name] = train(
                 learner,
@@ -95,16 +80,17 @@ def learn(
                 noise=noise,
                 seed=seed,
                 checkpoints=kept,
-                resume=resume and kept.exists(),
+                resume=resume and any(kept.glob("step_*.npz")),
                 progress=not as_json,
                 label=name,
             )
             if runs[name].status == "interrupted":
                 break
+        stopped = any(r.status == "interrupted" for r in runs.values())
         shape = "-".join(map(str, sizes))
         title = f"sigprop on {task.name}: {form} form, {rule} rule, {shape}"
         run, frozen = runs["sigprop"], runs.get("frozen")
-        lines = _summary(title, run, frozen, task)
+        lines = _summary(title, run, frozen, folder)
         write(folder, run.to_xarray(title=title, control=frozen), lines)
         numbers = {
             "test_accuracy": _last(run),
@@ -112,36 +98,68 @@ def learn(
             "seconds": round(sum(r.seconds for r in runs.values()), 2),
             "epochs": len(run.test_accuracy),
             "seed": seed,
-            "status": run.status,
+            "status": "interrupted" if stopped else "complete",
             "out": str(folder),
         }
         say(lines, folder, numbers if as_json else None)
-    if any(r.status == "interrupted" for r in runs.values()):
+    if stopped:
         raise typer.Exit(130)
 
 
-def _numbers(text: str, kind: type) -> list[Any]:
+def _learner(
+    sizes: list[int],
+    form: str,
+    rule: str,
+    rates: list[float],
+    strength: float,
+    learning: str,
+    seed: int,
+) -> Sigprop:
+    layers = len(sizes) - 1
+    first, middle, last = RATES[rule]
+    rates = rates or [first, *[middle] * (layers - 2), last]
+    network = sigprop_network(
+        sizes,
+        form=form,  # type: ignore[arg-type]
+        rule="differential" if rule == "differential" else "tagged",
+        eta=rates * layers if len(rates) == 1 else rates,
+        strength=strength,
+        learning=learning,  # type: ignore[arg-type]
+        seed=seed,
+    )
+    update = rule if rule in ("delta", "contrastive") else "integrated"
+    return Sigprop(network, update=update)  # type: ignore[arg-type]
+
+
+def _clear(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Remove the checkpoints of a run that is replaced; refuse to start anew beside others."""
+    files = list(folder.glob("checkpoints/*/step_*.npz"))
+    if files and not (resume or overwrite):
+        raise StoreExistsError(
+            f"{folder} holds checkpoints: --resume goes on from them, --overwrite starts anew"
+        )
+    for file in files if overwrite else ():
+        file.unlink()
+
+
+def _numbers(option: str, text: str, kind: type) -> list[Any]:
     try:
-        return [kind(part) for part in text.split(",")]
+        return [kind(part) for part in text.split(",")] if text else []
     except ValueError:
-        raise ValueError(f"'{text}' must be numbers separated by commas") from None
-
-
-def _by_layer(rates: tuple[float, float, float], layers: int) -> list[float]:
-    first, middle, last = rates
-    return [first, *[middle] * (layers - 2), last]
+        raise ValueError(f"--{option} takes numbers separated by commas; got '{text}'") from None
 
 
 def _last(run: Training) -> float | None:
     return run.test_accuracy[-1] if run.test_accuracy else None
 
 
-def _summary(title: str, run: Training, frozen: Training | None, task: Task) -> list[str]:
-    samples = f"{task.train.sizes['sample']} training and {task.test.sizes['sample']} test samples"
-    settings = run.settings
+def _summary(title: str, run: Training, frozen: Training | None, folder: Path) -> list[str]:
+    train, test = (part.sizes["sample"] for part in (run.task.train, run.task.test))
+    epochs, seed = run.settings["epochs"], run.settings["seed"]
     lines = [
         title,
-        f"{samples}, {settings['epochs']} epochs, seed {settings['seed']}, {run.seconds:.0f} s",
+        f"{train} training and {test} test samples, {epochs} epochs, seed {seed}, "
+        f"{run.seconds:.0f} s",
     ]
     for name, part in (("all layers learning", run), ("hidden weights frozen", frozen)):
         if part is None:
@@ -149,7 +167,7 @@ def _summary(title: str, run: Training, frozen: Training | None, task: Task) -> 
         if part.status == "interrupted":
             lines.append(
                 f"{name}: interrupted after {len(part.test_accuracy)} epochs; "
-                "the same command with --resume goes on"
+                f"the same options with --resume --out {folder} go on"
             )
         if part.test_accuracy:
             lines.append(f"test accuracy {part.test_accuracy[-1]:.2%}, {name}")

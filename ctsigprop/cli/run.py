@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ctsigprop.errors import IntegrationError
+from ctsigprop.errors import IntegrationError, StoreExistsError
 from ctsigprop.store import check_writable, save
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ RESULTS = "results.zarr"
 
 Out = Annotated[Path | None, typer.Option(help="Folder of the run; a new one by default.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as one last JSON line.")]
-Overwrite = Annotated[bool, typer.Option(help="Replace the results in an existing folder.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace the run in an existing folder.")]
 
 
 @contextmanager
@@ -55,6 +55,10 @@ def new_folder(out: Path | None, command: str, overwrite: bool) -> Path:
         while (Path("runs") / f"{command}-{number}").exists():
             number += 1
         out = Path("runs") / f"{command}-{number}"
+    if (out / RESULTS).exists() and not overwrite:
+        raise StoreExistsError(
+            f"{out} holds a run: --overwrite replaces it; or choose another folder with --out"
+        )
     check_writable(out / RESULTS, overwrite=overwrite)
     out.mkdir(parents=True, exist_ok=True)
     return out
@@ -84,7 +88,9 @@ def figures_of(tree: DataTree) -> dict[str, Figure]:
 
     figures: dict[str, Figure] = {}
     if "learning" in tree.children:
-        figures |= {"learning": plot_learning(tree), "weights": plot_weights(tree)}
+        shape = tree.attrs.get("image_shape")
+        figures["learning"] = plot_learning(tree)
+        figures["weights"] = plot_weights(tree, shape=None if shape is None else tuple(shape))
     if "simulation" in tree.children:
         figures["time_courses"] = plot_time_courses(tree)
     if "vector_field" in tree.children:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from ctsigprop.errors import unknown
+from ctsigprop.models.inputs import LearningSignal
 from ctsigprop.models.synapses import Synapse
-from ctsigprop.signals import Constant
+from ctsigprop.provenance import describe
+from ctsigprop.signals import Constant, Pulse
 from ctsigprop.solution import Solution
 from ctsigprop.solve import solve
 from ctsigprop.solvers.base import Solver, State
@@ -24,28 +29,36 @@ __all__ = ["Sigprop"]
 class Sigprop:
     """A network of `sigprop_network` that learns from presentations of inputs and their labels.
 
-    Each presentation runs freely from 0 to `onset`, then with the learning signal to `end`. The
-    weights are integrated with the neurons, by the rule of the network; or they rest, and a
-    two-point form compares the ends of the two intervals,
+    Each presentation runs freely from 0 to the network's `onset`, then with the learning signal to
+    `end`. The weights are integrated with the neurons, by the rule of the network; or they rest,
+    and a two-point form compares the ends of the two intervals,
 
-        delta:        ΔW_k = (eta_k/beta) (s_kᵝ − s_k⁰) ⊗ s_{k−1}
+        delta:        ΔW_k = (eta_k/beta) (s_kᵝ − s_k⁰) ⊗ s_{k−1}⁰
         contrastive:  ΔW_k = (eta_k/beta) (s_kᵝ ⊗ s_{k−1}ᵝ − s_k⁰ ⊗ s_{k−1}⁰)
 
     Parameters
     ----------
     network : System
-        From `sigprop_network`.
-    onset, end : float
-        When the learning signal comes on, and when the presentation ends.
+        From `sigprop_network`; it becomes the learner's own, and float32.
+    end : float
+        When the presentation ends.
     solver : Solver
         Fixed steps by default.
     update : {"integrated", "delta", "contrastive"}
         How the weights move.
+    weights : State, optional
+        Weights to go on from; by default those that the network was built with.
 
     Attributes
     ----------
     weights : State
         The weights that learn and their tags, carried on from presentation to presentation.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A network that `sigprop_network` did not build, an `end` before the onset, a name or a
+        solver that is not accepted.
 
     Examples
     --------
@@ -56,29 +69,46 @@ class Sigprop:
     """
 
     network: System
-    onset: float = 8.4
     end: float = 14.4
     solver: Solver = field(default_factory=lambda: Euler(dt=0.6))
     update: Literal["integrated", "delta", "contrastive"] = "integrated"
     weights: State = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.update not in ("integrated", "delta", "contrastive"):
-            raise ValueError(
-                f"update must be 'integrated', 'delta' or 'contrastive'; got {self.update!r}"
-            )
-        if not 0 < self.onset < self.end:
-            raise ValueError(
-                f"a presentation needs 0 < onset < end; got onset={self.onset}, end={self.end}"
-            )
+        if not isinstance(self.network, System):
+            raise TypeError(f"network must be a System; got {type(self.network).__name__}")
+        if not isinstance(self.solver, Solver):
+            raise TypeError(f"solver must be a solver; got {type(self.solver).__name__}")
+        updates = ("integrated", "delta", "contrastive")
+        if self.update not in updates:
+            raise ValueError(unknown("update", self.update, updates))
+        if not self.onset < self.end:
+            raise ValueError(f"end must be later than the onset, {self.onset}; got {self.end}")
         self.network.float()
         start = self.network.initial_state(dtype=torch.float32)
         learned = {v.name for synapse in self.synapses for v in synapse.variables}
+        for name in self.weights:
+            if name not in learned:
+                raise ValueError(unknown("weights", name, learned))
         self.weights = {**{n: v for n, v in start.items() if n in learned}, **self.weights}
         if self.update != "integrated":  # the weights rest while the neurons move
             for synapse in self.synapses:
                 synapse.plasticity[0].gate = Constant(0.0)
         self._rates = {synapse.name: float(_rate(synapse)) for synapse in self.synapses}
+
+    @property
+    def onset(self) -> float:
+        """When the learning signal comes on, as the network was built."""
+        for current in self.network.currents:
+            if isinstance(current, LearningSignal) and current.error and current.post == "y":
+                gate = current.gate
+                if isinstance(gate, Pulse) and {"x", "c", "y"} <= {*self.network.populations}:
+                    return gate.onset
+        raise ValueError(
+            "network must be one of sigprop_network, with sources x and c, and an output y that a "
+            "Pulse of the learning signal nudges; this one has the populations "
+            f"{', '.join(self.network.populations)}"
+        )
 
     @property
     def synapses(self) -> list[Synapse]:
@@ -90,11 +120,27 @@ class Sigprop:
         """How many output units there are."""
         return self.network.populations["y"].size
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides how it learns but for its weights now; the network as a fingerprint."""
+        arrays: dict[str, Tensor] = {}
+        recipe = json.dumps(describe(self.network, arrays))
+        parts = [recipe.encode(), *(a.cpu().numpy().tobytes() for a in arrays.values())]
+        return {
+            "update": self.update,
+            "onset": self.onset,
+            "end": self.end,
+            "solver": repr(self.solver),
+            "rates": dict(self._rates),
+            "network": hashlib.sha256(b"".join(parts)).hexdigest()[:16],
+        }
+
     def scale_rates(self, factor: float) -> None:
         """Set every learning rate to `factor` times the one that it was built with."""
         for synapse in self.synapses:
             _rate(synapse).fill_(self._rates[synapse.name] * factor)
 
+    @torch.no_grad()
     def present(self, x: Tensor, labels: Tensor) -> Tensor:
         """Show a batch of inputs with their labels, and learn; return the free outputs.
 
@@ -104,10 +150,14 @@ class Sigprop:
             ``(batch, channels)``.
         labels : Tensor
             Integers, ``(batch,)``.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            After Ctrl-C: the weights are those before this presentation.
         """
-        context = torch.nn.functional.one_hot(labels, self.classes).to(torch.float32)
-        times = [0.0, self.onset, self.end]
-        run = self._run(x, context, times)
+        context = self._context(x, labels)
+        run = self._run(x, context, [0.0, self.onset, self.end])
         if self.update == "integrated":
             self.weights = {name: run.final[name] for name in self.weights}
         else:
@@ -117,31 +167,45 @@ class Sigprop:
 
     def respond(self, x: Tensor) -> Tensor:
         """Return the outputs at the end of the free interval, ``(batch, classes)``; no learning."""
-        context = torch.zeros(x.shape[0], self.classes)
-        return self._run(x, context, [0.0, self.onset])["s_y"][-1]
+        return self.activities(x)["s_y"]
 
+    @torch.no_grad()
     def activities(self, x: Tensor) -> State:
-        """Return every population's state at the end of the free interval."""
-        context = torch.zeros(x.shape[0], self.classes)
-        return self._run(x, context, [0.0, self.onset]).final
+        """Return every variable at the end of the free interval."""
+        return self._run(x, x.new_zeros(x.shape[0], self.classes), [0.0, self.onset]).final
+
+    def _context(self, x: Tensor, labels: Tensor) -> Tensor:
+        if x.dim() != 2 or x.shape[0] == 0 or labels.shape != x.shape[:1]:
+            raise ValueError(
+                "a presentation takes x of shape (batch, channels) and labels of shape (batch,), "
+                f"batch >= 1; got {tuple(x.shape)} and {tuple(labels.shape)}"
+            )
+        if labels.is_floating_point() or not bool(((labels >= 0) & (labels < self.classes)).all()):
+            raise ValueError(
+                f"labels must be whole numbers from 0 to {self.classes - 1}; "
+                f"got {labels.dtype} from {labels.min()} to {labels.max()}"
+            )
+        return torch.nn.functional.one_hot(labels.long(), self.classes).to(x)
 
     def _run(self, x: Tensor, context: Tensor, times: list[float]) -> Solution:
         zeros = {
-            variable.name: x.new_zeros(x.shape[0], *variable.shape)
+            variable.name: x.new_zeros(x.shape[0], *variable.shape, dtype=torch.float32)
             for neuron in self.network.neurons
             for variable in neuron.variables
         }
-        return solve(
+        run = solve(
             self.network,
             {**zeros, **self.weights},
             times,
             solver=self.solver,
             inputs={"x": x, "c": context},
         )
+        if run.status == "interrupted":  # solve() keeps what it reached; half a batch is no batch
+            raise KeyboardInterrupt
+        return run
 
     def _two_point(self, x: Tensor, free: State, held: State) -> State:
-        before = {name: free[name] for name in self.weights}
-        after = dict(before)
+        after = {name: free[name] for name in self.weights}
         for synapse in self.synapses:
             pre0, pre1 = (_activity(self.network, synapse.pre, s, x) for s in (free, held))
             post0, post1 = (self.network.activity(s, synapse.post) for s in (free, held))
@@ -149,7 +213,7 @@ class Sigprop:
                 change = (post1 - post0).T @ pre0
             else:
                 change = post1.T @ pre1 - post0.T @ pre0
-            after[synapse.name] = before[synapse.name] + _rate(synapse) * change / x.shape[0]
+            after[synapse.name] = free[synapse.name] + _rate(synapse) * change / x.shape[0]
         return after
 
 
@@ -160,7 +224,7 @@ def _rate(synapse: Synapse) -> Tensor:
 
 def _activity(network: System, name: str, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
     if name == "x":
-        return x
+        return x.float()
     if name == "one":
-        return x.new_ones(x.shape[0], 1)
+        return x.new_ones(x.shape[0], 1, dtype=torch.float32)
     return network.activity(dict(state), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
@@ -9,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ctsigprop.errors import unknown
 from ctsigprop.models.inputs import LearningSignal
 from ctsigprop.models.plasticity import TextPlasticity
 from ctsigprop.models.rate import rate
@@ -71,7 +73,8 @@ def sigprop_network(
     onset : float
         When the learning signal comes on.
     learning : {"all", "output", "none"}
-        Which weights learn; "output" is the control with frozen hidden weights.
+        Which weights learn; "output" is the control with frozen hidden weights. In the label form
+        it goes without S, which would teach nothing and disturb what the output learns from.
     seed : int
         Of the initial weights.
 
@@ -80,6 +83,11 @@ def sigprop_network(
     System
         Sources ``x`` and ``c`` (and a constant ``one`` for the biases), populations ``h1`` … and
         ``y``, weights ``W_h1_x`` …, to be given ``inputs={"x": ..., "c": ...}``.
+
+    Raises
+    ------
+    ValueError
+        Fewer than three sizes, a size below 1, a name that is not accepted, a number out of range.
 
     References
     ----------
@@ -92,16 +100,26 @@ def sigprop_network(
     >>> list(network.variables)[:4]
     ['s_h1', 's_y', 'W_h1_x', 'e_W_h1_x']
     """
-    if len(sizes) < 3:
-        raise ValueError(f"sizes needs an input, a hidden layer and an output; got {list(sizes)}")
-    if form not in ("loop", "label"):
-        raise ValueError(f"form must be 'loop' or 'label'; got {form!r}")
-    if learning not in ("all", "output", "none"):
-        raise ValueError(f"learning must be 'all', 'output' or 'none'; got {learning!r}")
+    if len(sizes) < 3 or not all(isinstance(n, int) and n >= 1 for n in sizes):
+        raise ValueError(
+            f"sizes needs an input, a hidden layer and an output, each >= 1; got {list(sizes)}"
+        )
+    for what, given, accepted in (
+        ("form", form, ("loop", "label")),
+        ("rule", rule, ("tagged", "differential")),
+        ("learning", learning, ("all", "output", "none")),
+    ):
+        if given not in accepted:
+            raise ValueError(unknown(what, given, accepted))
+    for what, number in (("beta", beta), ("onset", onset)):
+        if not 0 < number < math.inf:
+            raise ValueError(f"{what} must be > 0; got {number}")
     layers = [f"h{k}" for k in range(1, len(sizes) - 1)] + ["y"]
     rates = [float(eta)] * len(layers) if isinstance(eta, int | float) else list(eta)
-    if len(rates) != len(layers):
-        raise ValueError(f"eta needs one rate for each of the {len(layers)} layers; got {rates}")
+    if len(rates) != len(layers) or not all(0 <= step < math.inf for step in rates):
+        raise ValueError(f"eta needs one rate >= 0 for each of {len(layers)} layers; got {rates}")
+    if not 0 <= strength < math.inf:
+        raise ValueError(f"strength must be >= 0; got {strength}")
     generator = torch.Generator().manual_seed(seed)
     gate = Pulse(onset)
 
@@ -133,7 +151,7 @@ def sigprop_network(
     first = _uniform((sizes[1], sizes[-1]), strength, generator)
     if form == "loop":
         currents.append(Synapse("y", "h1", first, name="B_h1_y"))
-    else:
+    elif learning == "all":
         currents.append(LearningSignal("c", "h1", first, gate=gate, name="S_h1_c"))
     nudge = Pulse(onset, amplitude=beta)
     currents.append(LearningSignal("c", "y", gate=nudge, error=True, port="J"))

@@ -97,6 +97,9 @@ class TextPlasticity(Plasticity):
         }
         post = POST | {name for name, side in self._side.items() if side == "post"}
         pre = PRE | {name for name, side in self._side.items() if side == "pre"}
+        for name, side in self._side.items():
+            if side != "synapse":
+                self._refuse_reading(name, side, pre if side == "post" else post)
         on_synapse = ["w", *(name for name, side in self._side.items() if side == "synapse")]
         self.structures = {
             name: self.equations.separate(name, post, pre, name)
@@ -142,6 +145,15 @@ class TextPlasticity(Plasticity):
         if sided:
             change |= self._averaged(self.equations.torch(*sided)(_clock(local), values), local)
         return change
+
+    def _refuse_reading(self, name: str, side: str, other_side: frozenset[str]) -> None:
+        far = {"w", *(n for n, s in self._side.items() if s == "synapse"), *other_side}
+        for symbol in sorted(far & set(self.equations.arguments)):
+            if self.equations.differentiate(f"d{name}/dt", symbol) != 0:
+                raise ValueError(
+                    f"'{name}' belongs to the {side}synaptic neuron, and cannot read '{symbol}'; "
+                    "leave out its flag to keep one in every synapse"
+                )
 
     def _depends(self, name: str, others: list[str]) -> bool:
         order = [v.name for v in self.equations.variables]

@@ -242,7 +242,7 @@ def _run(
     )
     post, pre = np.indices(start.shape).reshape(2, -1)
     synapses.connect(i=pre, j=post)
-    pass  # before the input spikes of the same step enter the traces
+    synapses.post.order = -1  # before the input spikes of the same step enter the traces
     synapses.variables["fired"].get_value()[:] = -1.0
     weights = synapses.variables["w"].get_value()
     weights[:] = start.reshape(-1)

@@ -217,7 +217,7 @@ class Synapse(Current):
             order, tau = self.filter
             z = moment.state[f"z_{self.name}"]
             x = moment.activity(self.pre, self.delay).unsqueeze(-2)
-            above = torch.cat([x, z[..., :-1, :]], dim=-2)
+            above = torch.cat([x.expand_as(z[..., :1, :]), z[..., :-1, :]], dim=-2)
             result[f"z_{self.name}"] = (above - z) * (order / tau)
         return result
 

@@ -81,8 +81,7 @@ class Brian2(Solver):
     def __post_init__(self) -> None:
         if self.method not in _EVALUATIONS:
             raise ValueError(unknown("method", self.method, _EVALUATIONS))
-        if self.codegen not in _TARGETS:
-            raise ValueError(unknown("codegen", self.codegen, _TARGETS))
+        _check_codegen(self.codegen)
         check_positive("dt", self.dt)
         check_max_steps(self.max_steps)
 
@@ -115,6 +114,7 @@ def brian2_session(codegen: str = "numpy") -> Iterator[Any]:
     ImportError
         Where it cannot be imported, or is set up to write stand-alone programs.
     """
+    _check_codegen(codegen)
     brian2 = _import_brian2()
     device = type(brian2.get_device()).__name__
     if device != "RuntimeDevice":
@@ -136,6 +136,11 @@ def brian2_session(codegen: str = "numpy") -> Iterator[Any]:
 
 def _nothing(_record: logging.LogRecord) -> bool:
     return False
+
+
+def _check_codegen(codegen: str) -> None:
+    if codegen not in _TARGETS:
+        raise ValueError(unknown("codegen", codegen, _TARGETS))
 
 
 def _import_brian2() -> ModuleType:

@@ -30,10 +30,10 @@ def check_tolerances(rtol: float, atol: Tolerance) -> None:
         if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
             raise ValueError(f"{name} must be >= 0, got {value}")
     least = LEAST_RTOL * torch.finfo(torch.float64).eps
-    if rtol < least and any(value == 0 for _, value in _items(atol)):
+    if 0 < rtol < least or (rtol == 0 and any(value == 0 for _, value in _items(atol))):
         raise ValueError(
-            f"rtol must be at least {least:.2g} where atol is 0, got rtol={rtol:g}: "
-            "no step could meet it"
+            f"rtol must be at least {least:.2g}, got {rtol:g}: no step could meet it "
+            "(0 is accepted where atol is above 0)"
         )
 
 
@@ -126,7 +126,7 @@ class Control:
             ratio = (error / scale)[sample].abs()
             return int(torch.where(torch.isnan(ratio), torch.inf, ratio).argmax())
 
-    def follow(self, size: Tensor, errors: Tensor, cut: Tensor | None) -> None:
+    def follow(self, size: Tensor, errors: Tensor, cut: Tensor) -> None:
         """Set the next step after one of which every sample was accepted.
 
         `size` is what was tried; where it was `cut` short to land on a stop, the step that was
@@ -140,12 +140,10 @@ class Control:
             self.retried = torch.zeros_like(self.retried)
             self.calm = True
         h = size * factor
-        self.h = h if cut is None else torch.where(cut, torch.maximum(h, self.h), h)
+        self.h = torch.where(cut, torch.maximum(h, self.h), h)
         self.previous = errors.clamp(min=FLOOR)
 
-    def follow_some(
-        self, size: Tensor, errors: Tensor, accepted: Tensor, cut: Tensor | None
-    ) -> None:
+    def follow_some(self, size: Tensor, errors: Tensor, accepted: Tensor, cut: Tensor) -> None:
         """Set the next step after one that some samples have to repeat."""
         before = self.previous
         shrunk = size * (SAFETY * errors**-self.exponent).clamp(SMALLEST, 1.0)
@@ -163,7 +161,7 @@ class Control:
 
     def looseness(self, y: Tensor) -> float:
         """Return the relative tolerance that holds for one sample's state `y`."""
-        return self.rtol + float((self.atol / y.abs().max()).max().clamp(max=1.0))
+        return self.rtol + float((self.atol / y.abs().max()).max().clamp(max=1e-3))
 
     def stiff(self, step: Step) -> Tensor:
         """Say which samples' steps are held back by stability (Hairer's test, HNW II, IV.2).

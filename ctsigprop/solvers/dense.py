@@ -37,7 +37,7 @@ class Interpolant:
     ) -> None:
         self.layout = layout
         self.y0 = y0
-        self.steps = steps
+        self.dense = steps[0].dense if steps else None
         self.start, self.end, self.sign = start.detach(), end.detach(), sign
         if steps:
             self.t = torch.stack([step.t for step in steps])
@@ -66,7 +66,7 @@ class Interpolant:
         times = t.to(device=self.y0.device, dtype=torch.float64).reshape(-1, t.shape[-1])
         times = times.expand(samples, -1)
         self._require_inside(times.detach())
-        if not self.steps:
+        if self.dense is None:
             return self.layout.unpack(self.y0.expand(t.shape[-1], *self.y0.shape))
         wanted = (times.detach() * self.sign[:, None]).contiguous()
         index = (torch.searchsorted(self.knots, wanted) - 1).clamp(min=0)
@@ -75,7 +75,7 @@ class Interpolant:
         h = self.h[index, sample]
         theta = (times.reshape(-1) - self.t[index, sample]) / torch.where(h == 0, 1.0, h)
         stages = self.stages[:, index, sample]
-        values = interpolate(self.y[index, sample], h, stages, theta, self.steps[0].dense)
+        values = interpolate(self.y[index, sample], h, stages, theta, self.dense)
         return self.layout.unpack(values.reshape(samples, t.shape[-1], -1).transpose(0, 1))
 
     def _require_inside(self, times: Tensor) -> None:

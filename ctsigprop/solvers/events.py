@@ -15,6 +15,7 @@ from ctsigprop.solvers.stops import spacing
 
 __all__ = ["Event", "Watch"]
 
+TIE = 1e4  # roundings of the state, in shares of a step
 NEAR = 10  # roundings of t; an event that comes again so soon comes infinitely often
 
 
@@ -140,8 +141,8 @@ class Watch:
             roots = self._roots(step, crossed, low, high)
             first, which = roots.min(dim=0)
             some = crossed.any(dim=0)
-            rounding = _rounding(step) / step.h.abs().clamp(min=torch.finfo(torch.float64).tiny)
-            fired = crossed & (roots <= first + 4 * rounding)
+            # the interpolant tells no events apart that are closer than its rounding
+            fired = crossed & (roots <= first + TIE * torch.finfo(step.y.dtype).eps)
             first = torch.where(some, first, 1.0)
             size, short = self._polish(step, first, which, some, again)
         if torch.is_grad_enabled():

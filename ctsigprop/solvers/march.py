@@ -9,10 +9,10 @@ from ctsigprop.errors import StepLimitError
 from ctsigprop.solvers.base import Problem
 from ctsigprop.solvers.control import Control
 from ctsigprop.solvers.dense import Interpolant
-from ctsigprop.solvers.events import Watch, spacing
+from ctsigprop.solvers.events import Watch
 from ctsigprop.solvers.failures import blown_up, diverged, grows, not_finite, stuck, too_stiff
 from ctsigprop.solvers.onestep import OneStep, Step
-from ctsigprop.solvers.stops import Stops, clocks
+from ctsigprop.solvers.stops import Stops, clocks, spacing
 
 __all__ = ["March"]
 
@@ -97,11 +97,11 @@ class March:
 
     def _begin(self) -> None:
         self._aim()
-        self.f = self._derivative(self._inside(self.t), self.y)
+        self.f = self._slope(self.t, self.y)
         self.problem.require_finite(self.t, self.f, "the derivative")
         reach = (self.target - self.t).detach()
         if self.control is not None:
-            self.control.start(self._derivative, self.t, self.y, self.f, reach)
+            self.control.start(self._slope, self.t, self.y, self.f, reach)
             reach = self.control.h * self.sign
         if self.problem.events:
             probes = () if self.control is None else PROBES
@@ -120,6 +120,9 @@ class March:
         """Keep times on this side of a jump; their gradient is kept as it is."""
         inside = torch.clamp(t, self.low, self.high)
         return t + (inside - t).detach() if t.requires_grad else inside
+
+    def _slope(self, t: Tensor, y: Tensor) -> Tensor:
+        return self._derivative(self._inside(t), y)
 
     def _take(self, size: Tensor) -> Step:
         times = self._inside(self.t + self.method.nodes * size)
@@ -143,19 +146,21 @@ class March:
 
     def _step(self) -> None:
         size, landing = self._propose()
-        step = self._take(size)
+        step = self.last = self._take(size)
         self.tried = self.tried + self.active
         accepted = self._judge(step, landing)
         if accepted is None:
             return
+        at = self.t + step.h
+        reached = torch.where(landing, self.target, at)
         fired = None
         if self.watch is not None:
-            step, fired = self.watch.truncate(step, accepted, self._take)
-        reached = at = self.t + step.h
+            step, fired = self.watch.truncate(step, reached, accepted, self._take)
         if fired is not None:
+            at = self.t + step.h
             short = (self.target - at).detach().abs() > spacing(at.detach())
             landing = landing & ~(fired.any(dim=0) & short)
-        reached = torch.where(landing, self.target, at)
+            reached = torch.where(landing, self.target, at)
         self._record(step, reached, accepted)
         if self.problem.dense:
             self.steps.append(step)
@@ -174,8 +179,9 @@ class March:
         errors = self.control.errors(step)
         accepted = errors <= 1
         size = step.h.detach().abs()
+        cut = landing | (size == 0)
         if bool(accepted.all()):
-            self.control.follow(size, errors, landing)
+            self.control.follow(size, errors, cut)
             if bool((self.control.h < self.least).any()):
                 self._require_headway(step, self.active)
         else:
@@ -187,10 +193,11 @@ class March:
                 self.missed = self.missed + wrong
                 self._require_headway(step, wrong)
                 return None
-            self.control.follow_some(size, errors, accepted, landing)
+            self.control.follow_some(size, errors, accepted, cut)
             self._require_headway(step, ~accepted)
         if self.suspects is not None:
             self._require_ease(step, self.suspects)
+        self.missed = torch.where(accepted, 0, self.missed)
         return accepted if bool(accepted.any()) else None
 
     def _record(self, step: Step, reached: Tensor, accepted: Tensor) -> None:
@@ -253,7 +260,7 @@ class March:
             self.stopped = self.stopped or bool(ended.any())
             renew = renew | reset
         if bool(renew.any()):
-            f = self._derivative(self._inside(self.t), self.y)
+            f = self._slope(self.t, self.y)
             self.f = torch.where(renew[:, None], f, self.f)
             self.problem.require_finite(self.t, self.f, "the derivative")
         if fired is not None and self.watch is not None:
@@ -270,12 +277,11 @@ class March:
 
     def _look_ahead(self, turn: int) -> None:
         """Stop a run that has taken, or will take, too many steps."""
-        if turn > self.max_steps and self.control is not None:
+        if turn > self.max_steps:
             over = self.active & (self.tried >= self.max_steps)
             if bool(over.any()):
                 sample = int(torch.nonzero(over)[0])
-                position = self.control.largest(self._take(self._propose()[0]), sample)
-                variable, component = self.layout.locate(sample, position)
+                variable, component = self._worst(sample)
                 raise StepLimitError(
                     time=float(self.t[sample]),
                     variable=variable,
@@ -288,6 +294,12 @@ class March:
             left = (self.end - self.t).detach().abs() / self.control.h
             slow = self.active & (left > self.max_steps - self.tried)
             self.suspects = slow if bool(slow.any()) else None
+
+    def _worst(self, sample: int) -> tuple[str | None, tuple[int, ...] | None]:
+        """Return where the error of a sample's last step is largest."""
+        if self.control is None:
+            return None, None
+        return self.layout.locate(sample, self.control.largest(self.last, sample))
 
     def _require_ease(self, step: Step, suspects: Tensor) -> None:
         """Stop early where stability holds the steps so short that the run cannot end."""

@@ -294,6 +294,14 @@ def test_eligibility_pays_only_synapses_that_were_active() -> None:
         (lambda: ct.TextPlasticity("dw/dt = eta*z*y", eta=1.0), "'z'"),
         (lambda: ct.bcm(0.1, tau_theta=-1.0), "tau_theta must be > 0, got -1"),
         (lambda: ct.hebb(float("inf")), "finite"),
+        (
+            lambda: ct.TextPlasticity("dw/dt = x*y*q\ndq/dt = x - q : 1 (post)"),
+            "'q' belongs to the postsynaptic neuron, and cannot read 'x'",
+        ),
+        (
+            lambda: ct.TextPlasticity("dw/dt = x*y*q\ndq/dt = w*x - q : 1 (pre)"),
+            "presynaptic neuron, and cannot read 'w'",
+        ),
     ],
 )
 def test_refusals(make, words) -> None:  # type: ignore[no-untyped-def]

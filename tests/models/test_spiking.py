@@ -206,6 +206,7 @@ def test_networks_are_checked(options, message):
         (10.0, {"every": 0.01}, "every must be at least dt=0.1 ms"),
         (10.0, {"record": [1]}, "record takes neurons 0 to 0"),
         (10.0, {"record": []}, "record takes neurons 0 to 0"),
+        (10.0, {"codegen": "numpi"}, "did you mean 'numpy'"),
     ],
 )
 def test_runs_are_checked(duration, options, message):

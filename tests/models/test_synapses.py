@@ -104,6 +104,8 @@ def test_a_gamma_chain_is_a_gamma_filter() -> None:
     system = driven(ct.Synapse("x", "y", 1.0, filter=(order, tau)), 1, 1, signal=step)
     t = torch.linspace(0, 6, 7, dtype=f64)
     z = ct.solve(system, t=t, rtol=1e-10, atol=1e-12)["z_W_y_x"][:, -1, 0]
+    together = ct.solve(system, {"s_y": torch.zeros(2, 1, dtype=f64)}, t, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(together["z_W_y_x"][:, 1, -1, 0], z)
     exact = torch.special.gammainc(torch.tensor(float(order), dtype=f64), order / tau * t)
     torch.testing.assert_close(z, exact, rtol=1e-8, atol=1e-10)
 

@@ -335,7 +335,8 @@ def test_atol_by_variable():
         ({"atol": {"v": -1.0}}, r"atol\['v'\] must be >= 0, got -1.0"),
         ({"rtol": -1e-3}, r"rtol must be >= 0, got -0.001"),
         ({"rtol": math.nan}, r"rtol must be >= 0, got nan"),
-        ({"rtol": 0.0, "atol": 0.0}, r"rtol must be at least 8.9e-16"),
+        ({"rtol": 0.0, "atol": 0.0}, r"rtol must be at least 8.9e-16, got 0"),
+        ({"rtol": 1e-17}, r"rtol must be at least 8.9e-16, got 1e-17"),
         ({"first_step": 0.0}, r"first_step must be > 0, got 0.0"),
         ({"max_steps": 0}, r"max_steps must be a whole number >= 1, got 0"),
     ],
@@ -373,6 +374,14 @@ def test_nan_in_the_middle(method):
     assert problem.recorder.lengths.tolist() == [2, 2]
 
 
+def test_growth_before_a_nan_is_no_blow_up():
+    def field(t, s):
+        return {"y": 0 * s["y"] + torch.where(t > 0.5, torch.nan, 1.0)}
+
+    with pytest.raises(NonFiniteError):
+        run(Tsit5(), field, {"y": tensor(0.0)}, [0.0, 1.0])
+
+
 def test_nan_at_the_start():
     with pytest.raises(NonFiniteError, match="the derivative is nan"):
         run(Tsit5(), lambda _t, s: {"y": s["y"] * torch.nan}, {"y": tensor(1.0)}, [0.0, 1.0])
@@ -388,6 +397,27 @@ def test_an_overshoot_is_not_a_failure():
     )
     assert float(rows["y"][-1]) == pytest.approx((1 - 0.95) ** 2, rel=1e-3)
     assert problem.recorder.statistics.rejections > 0
+
+
+def test_many_overshoots_are_no_failure():
+    # every long step meets a NaN, and every retreat from it succeeds
+    at = [0.0]
+
+    def field(t, s):
+        return {"y": s["y"] * 0 + torch.where(t - at[0] > 0.1, torch.nan, 1.0)}
+
+    problem = make(
+        field, {"y": tensor(0.0)}, [0.0, 5.0], accepted=lambda t, _y, _f: at.__setitem__(0, t)
+    )
+    Tsit5().integrate(problem)
+    assert problem.recorder.statistics.rejections > 20
+    assert float(problem.recorder.states()["y"][-1]) == pytest.approx(5.0)
+
+
+def test_a_short_step_onto_a_jump_is_forgotten():
+    _, far, _ = run(Tsit5(), brusselator, BRUSSELATOR, [0.0, 2.0], jumps=[1.0])
+    _, near, _ = run(Tsit5(), brusselator, BRUSSELATOR, [0.0, 2.0], jumps=[1.0, 1.0 + 1e-9])
+    assert near.recorder.statistics.steps == far.recorder.statistics.steps + 1
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -239,7 +239,9 @@ def test_a_row_at_the_time_of_an_event_is_before_the_reset():
         torch.testing.assert_close(rows["y"][:, 0], tensor(0.0, 0.25, 0.5, 11.0))
         assert float(problem.recorder.events[0].time) == 0.5
         assert problem.recorder.events[0].state["y"].shape == (2,)
-        torch.testing.assert_close(between(tensor(0.4, 0.6))["y"][:, 0], tensor(0.4, 10.6))
+        torch.testing.assert_close(
+            between(tensor(0.4, 0.5, 0.6))["y"][:, 0], tensor(0.4, 0.5, 10.6)
+        )
 
 
 def test_the_earliest_of_several_comes_first():
@@ -259,15 +261,17 @@ def test_the_earliest_of_several_comes_first():
 
 def test_events_at_one_time_all_happen():
     one = Event(lambda _t, s: s["y"] - 0.3, name="one", reset=lambda _t, s: {"y": s["y"] - 0.3})
-    two = Event(lambda _t, s: 2 * (s["y"] - 0.3), name="two")
+    # the same zero, but for the rounding
+    two = Event(lambda _t, s: s["y"] ** 2 - 0.3**2, name="two")
+    three = Event(lambda _t, s: s["y"] ** 3 - 0.3**3, name="three")
     _, problem, _ = run(
         Tsit5(),
         lambda _t, s: {"y": 1.0 + 0 * s["y"]},
         {"y": scalar(0.0)},
         [0.0, 1.0],
-        events=(one, two),
+        events=(three, one, two),
     )
-    assert [e.name for e in problem.recorder.events] == ["one", "two"] * 3
+    assert [e.name for e in problem.recorder.events] == ["three", "one", "two"] * 3
 
 
 def test_two_crossings_in_one_step_are_seen():

@@ -252,13 +252,24 @@ def test_outputs_are_landed_on():
     one, _, _ = run(RK4(dt=3 / 7 / 3), pendulum, PENDULUM, [0.0, 3.0])
     torch.testing.assert_close(every["y"][-1], one["y"][-1], rtol=1e-13, atol=0)
     assert problem.recorder.statistics.steps == 21
+    _, problem, _ = run(RK4(dt=0.3), pendulum, PENDULUM, [0.0, 2.1])
+    assert problem.recorder.statistics.steps == 7  # though 2.1 / 0.3 > 7 in rounding
+    _, problem, _ = run(RK4(dt=0.2), pendulum, PENDULUM, t)
     assert problem.recorder.statistics.evaluations == 84
+
+
+def test_steps_are_told_as_they_come():
+    told = []
+    t = torch.linspace(0, 3, 8, dtype=F64)
+    problem = make(pendulum, PENDULUM, t, accepted=lambda t, _y, _f: told.append(float(t)))
+    RK4(dt=0.1).integrate(problem)
+    assert set(t[1:].tolist()) <= set(told)
+    assert told == sorted(told)
 
 
 def test_a_variable_at_rest_is_not_copied():
     seen = []
     y0 = {"v": tensor(1.0), "w": torch.ones(3, 3, dtype=F64)}
-    problem = make(lambda _t, s: {"v": -s["v"] * s["w"].sum()}, y0, [0.0, 1.0])
     problem = make(
         lambda _t, s: {"v": -s["v"] * s["w"].sum()},
         y0,
@@ -267,6 +278,7 @@ def test_a_variable_at_rest_is_not_copied():
     )
     RK4(dt=0.1).integrate(problem)
     assert len(seen) == 10
+    assert seen[-1][0] == 1.0
     assert all(state["w"] is problem.y0["w"] for _, state in seen)
     assert all(t.shape == () and t.dtype == F64 for t, _ in seen)
     torch.testing.assert_close(

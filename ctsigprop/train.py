@@ -124,7 +124,7 @@ class Training:
         import numpy as np
         import xarray as xr
 
-        outputs = _in_batches(self.learner, torch.as_tensor(self.task.test["input"].values))
+        outputs = _in_batches(self.learner, _tensors(self.task.test)[0])
         classes = np.array(self.task.classes)
         return xr.Dataset(
             {
@@ -216,8 +216,7 @@ def train(
         raise ValueError(unknown("decay", decay, ("cosine", "none")))
     if resume and checkpoints is None:
         raise ValueError("resume=True needs the folder of the checkpoints")
-    x = torch.as_tensor(task.train["input"].values)
-    labels = torch.as_tensor(task.train["label"].values)
+    x, labels = _tensors(task.train)
     for what, have, need in (
         ("inputs", x.shape[1], learner.network.populations["x"].size),
         ("classes", len(task.classes), learner.classes),
@@ -284,9 +283,14 @@ def accuracy(learner: Sigprop, part: Dataset) -> float:
 
     A tie, such as a row of silent outputs, is never counted as right.
     """
-    outputs = _in_batches(learner, torch.as_tensor(part["input"].values))
-    labels = torch.as_tensor(part["label"].values)
-    return float((_winners(outputs) == labels).double().mean())
+    x, labels = _tensors(part)
+    return float((_winners(_in_batches(learner, x)) == labels).double().mean())
+
+
+def _tensors(part: Dataset) -> tuple[Tensor, Tensor]:
+    # copies: torch takes no array that is read-only or runs backwards
+    x, labels = (torch.from_numpy(part[name].values.copy()) for name in ("input", "label"))
+    return x, labels
 
 
 def _winners(outputs: Tensor) -> Tensor:

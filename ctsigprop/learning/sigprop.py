@@ -157,7 +157,7 @@ class Sigprop:
             After Ctrl-C: the weights are those before this presentation.
         """
         context = self._context(x, labels)
-        run = self._run(x, context, [0.0, self.onset, self.end])
+        run = self._run(x, context, [0.0, self.onset, self.end], self.weights)
         if self.update == "integrated":
             self.weights = {name: run.final[name] for name in self.weights}
         else:
@@ -171,8 +171,11 @@ class Sigprop:
 
     @torch.no_grad()
     def activities(self, x: Tensor) -> State:
-        """Return every variable at the end of the free interval."""
-        return self._run(x, x.new_zeros(x.shape[0], self.classes), [0.0, self.onset]).final
+        """Return every variable at the end of the free interval, run with empty tags."""
+        matrices = {synapse.name for synapse in self.synapses}
+        still = {n: w if n in matrices else torch.zeros_like(w) for n, w in self.weights.items()}
+        context = x.new_zeros(x.shape[0], self.classes)
+        return self._run(x, context, [0.0, self.onset], still).final
 
     def _context(self, x: Tensor, labels: Tensor) -> Tensor:
         if x.dim() != 2 or x.shape[0] == 0 or labels.shape != x.shape[:1]:
@@ -187,7 +190,7 @@ class Sigprop:
             )
         return torch.nn.functional.one_hot(labels.long(), self.classes).to(x)
 
-    def _run(self, x: Tensor, context: Tensor, times: list[float]) -> Solution:
+    def _run(self, x: Tensor, context: Tensor, times: list[float], weights: State) -> Solution:
         zeros = {
             variable.name: x.new_zeros(x.shape[0], *variable.shape, dtype=torch.float32)
             for neuron in self.network.neurons
@@ -195,7 +198,7 @@ class Sigprop:
         }
         run = solve(
             self.network,
-            {**zeros, **self.weights},
+            {**zeros, **weights},
             times,
             solver=self.solver,
             inputs={"x": x, "c": context},

@@ -127,7 +127,7 @@ def test_until_the_signal_comes_the_run_is_pure_inference(form: Any) -> None:
     sizes = dict(zip(("s_h1", "s_h2", "s_y"), SIZES[1:], strict=True))
     cuts = np.cumsum([5 * n for n in sizes.values()])[:-1]
 
-    def flat(t: float, y: np.ndarray) -> np.ndarray:
+    def flat(_: float, y: np.ndarray) -> np.ndarray:
         parts = zip(sizes.items(), np.split(y, cuts), strict=True)
         s = {name: part.reshape(5, size) for (name, size), part in parts}
         slopes = field(system, form, {**s, **weights}, beta=1.0, on=False)
@@ -202,12 +202,14 @@ def slope(parameter: list[float], error: list[float]) -> float:
 def test_tagged_rule_becomes_the_delta_form_as_the_nudge_becomes_small(name: str) -> None:
     _, post, pre = name.split("_")
     betas, errors = [0.1, 0.05, 0.025], []
+    settled = 60.0  # what has not settled before the signal moves on during it
     for beta in betas:
-        run = presented(network(beta=beta), ct.Euler(dt=0.6), [0.0, ONSET, END])
+        system = network(beta=beta, onset=settled)
+        run = presented(system, ct.Euler(dt=0.6), [0.0, settled, settled + 6])
         free, held = ({k: v[i] for k, v in run.items()} for i in (1, 2))
         delta = (held[f"s_{post}"] - free[f"s_{post}"]).T @ free[f"s_{pre}"] / 5
         errors.append(float((held[f"e_{name}"] - delta).norm() / delta.norm()))
-    assert errors[-1] < 1e-2
+    assert errors[-1] < 2e-2
     assert 0.9 < slope(betas, errors) < 1.1, errors
 
 

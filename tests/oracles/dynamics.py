@@ -12,6 +12,7 @@ import ctsigprop as ct
 from ctsigprop.analyses.stability import STABILITIES, TYPES, fixed_points, jacobian
 
 TIGHT = ct.Tsit5(rtol=1e-11, atol=1e-13)
+FAST = ct.SciPy("DOP853", rtol=1e-8, atol=1e-10)
 IZHIKEVICH = "dv/dt = 0.04*v**2 + 5*v + 140 - u + I : 1\ndu/dt = a*(b*v - u) : 1"
 ADEX = """
     dV/dt = (gL*(EL - V) + gL*DeltaT*exp((V - VT)/DeltaT) - w + I)/C : 1
@@ -47,12 +48,16 @@ def measure_fhn_rest(case):
 
 
 def measure_fhn_cycle(case):
-    system, span = fitzhugh_nagumo(case), case["span"]
-    rises = ct.Event(lambda _t, y: y["v"].squeeze(-1), direction=1, name="rise")
-    times = np.linspace(*span, 16001)
-    run = ct.solve(system, start(system, case["initial_state"]), times, solver=TIGHT, events=rises)
-    v = run["v"][len(times) // 2 :]
-    return [np.diff(crossings(run, "rise"))[-1], v.max(), v.min()]
+    system = fitzhugh_nagumo(case)
+
+    def slope(t, y):
+        return system(t, y)["v"].squeeze(-1)
+
+    top, bottom = (ct.Event(slope, direction=d, name=str(d)) for d in (-1, 1))
+    y0 = start(system, case["initial_state"])
+    run = ct.solve(system, y0, case["span"], solver=FAST, events=[top, bottom])
+    last = {event.name: event.state["v"].item() for event in run.events}
+    return [np.diff(crossings(run, "-1"))[-1], last["-1"], last["1"]]
 
 
 def measure_hh_rest(case):
@@ -72,15 +77,9 @@ def measure_van_der_pol(case):
     system = text("dx/dt = y : 1\ndy/dt = mu*(1 - x**2)*y - x : 1", mu=mu)
     tops = ct.Event(lambda _t, y: y["y"].squeeze(-1), direction=-1, name="top")
     y0 = start(system, case["initial_state"])
-    run = ct.solve(system, y0, [0.0, 250.0], solver=TIGHT, events=tops)
+    run = ct.solve(system, y0, [0.0, 100.0], solver=FAST, events=tops)
     last = run.events[-1]
     return [np.diff(crossings(run, "top"))[-1], last.state["x"].item()]
-
-
-def measure_linear(case):
-    a = torch.tensor(case["parameters"]["A"], dtype=F64)
-    system = ct.System(ct.VectorField(lambda _t, y: y @ a.T, 2))
-    return [eigenvalues(system, {})[::-1].real]
 
 
 def measure_lotka_volterra(case):
@@ -243,11 +242,11 @@ CASES = {
     "DYN-LOTKA-VOLTERRA": measure_lotka_volterra,
     "DYN-HR-FIXED": measure_hindmarsh_rose,
     "DYN-KURAMOTO-2": measure_two_oscillators,
-    "SPK-IZH-RS": measure_izhikevich,
-    "SPK-IZH-IB": measure_izhikevich,
-    "SPK-IZH-FS": measure_izhikevich,
-    "SPK-IZH-TC": measure_izhikevich,
-    "SPK-ADEX-DELAYED_REGULAR_BURSTING": measure_bursts,
+    "SPK-IZH-RS": partial(measure_izhikevich, ct.Tsit5(rtol=1e-8)),
+    "SPK-IZH-IB": partial(measure_izhikevich, ct.Tsit5(rtol=1e-8)),
+    "SPK-IZH-FS": partial(measure_izhikevich, FAST),
+    "SPK-IZH-TC": partial(measure_izhikevich, FAST),
+    "SPK-ADEX-DELAYED_REGULAR_BURSTING": partial(measure_bursts, FAST),
     "SPK-THETA-QIF": measure_theta,
     "SPK-LIF-FI": measure_lif,
     "SPK-LIF-PSP": measure_psp,

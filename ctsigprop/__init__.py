@@ -37,10 +37,10 @@ from ctsigprop.quantities import Parameter, Variable
 from ctsigprop.signals import Constant, Held, Noise, Pulse, Rhythm, Sampled, Signal
 from ctsigprop.solution import Solution
 from ctsigprop.solve import rerun, solve
-from ctsigprop.solvers.adaptive import BogackiShampine, Dopri5, Tsit5
 from ctsigprop.solvers.brian2_ import Brian2
 from ctsigprop.solvers.events import Event
-from ctsigprop.solvers.fixed import RK4, Euler, ExponentialEuler, Heun, Midpoint
+from ctsigprop.solvers.explicit.adaptive import BogackiShampine, Dopri5, Tsit5
+from ctsigprop.solvers.explicit.fixed import RK4, Euler, ExponentialEuler, Heun, Midpoint
 from ctsigprop.solvers.impulses import Impulse
 from ctsigprop.solvers.scipy_ import SciPy
 from ctsigprop.solvers.torchdiffeq_ import TorchDiffEq

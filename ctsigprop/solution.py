@@ -16,7 +16,8 @@ from torch.nn.utils.parametrize import is_parametrized
 from ctsigprop.errors import unknown
 from ctsigprop.provenance import describe
 from ctsigprop.signals import Signal
-from ctsigprop.solvers.base import EventRecord, Solver, State, Statistics
+from ctsigprop.solvers.base import Solver, State, Statistics
+from ctsigprop.solvers.events import EventRecord
 from ctsigprop.system import System
 
 if TYPE_CHECKING:

@@ -25,9 +25,9 @@ from ctsigprop.errors import IntegrationError
 from ctsigprop.provenance import build
 from ctsigprop.signals import Signal
 from ctsigprop.solution import Solution
-from ctsigprop.solvers.adaptive import Tsit5
 from ctsigprop.solvers.base import Layout, Problem, Recorder, Solver, State
 from ctsigprop.solvers.events import Event
+from ctsigprop.solvers.explicit.adaptive import Tsit5
 from ctsigprop.solvers.history import History
 from ctsigprop.solvers.impulses import Impulse, integrate_between
 from ctsigprop.system import System

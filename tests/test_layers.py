@@ -13,7 +13,7 @@ import ctsigprop
 
 PACKAGE = Path(ctsigprop.__file__).parent
 FLOORS = [
-    {"errors", "units", "provenance", "signals", "quantities"},
+    {"errors", "units", "provenance", "signals", "quantities", "brian2_"},
     {"terms", "equations", "data"},
     {"system"},
     {"solvers", "models", "solution", "store"},

@@ -14,9 +14,9 @@ from ctsigprop.errors import unknown
 from ctsigprop.models.catalogue import NEURONS
 from ctsigprop.models.neurons import TextNeuron
 from ctsigprop.solve import solve
-from ctsigprop.solvers.adaptive import BogackiShampine, Dopri5, Tsit5
 from ctsigprop.solvers.base import Solver
-from ctsigprop.solvers.fixed import RK4, Euler, ExponentialEuler, Heun, Midpoint
+from ctsigprop.solvers.explicit.adaptive import BogackiShampine, Dopri5, Tsit5
+from ctsigprop.solvers.explicit.fixed import RK4, Euler, ExponentialEuler, Heun, Midpoint
 from ctsigprop.solvers.scipy_ import SciPy
 from ctsigprop.system import System
 

@@ -19,7 +19,7 @@ from ctsigprop.signals import Constant, Pulse
 from ctsigprop.solution import Solution
 from ctsigprop.solve import solve
 from ctsigprop.solvers.base import Solver, State
-from ctsigprop.solvers.fixed import Euler
+from ctsigprop.solvers.explicit.fixed import Euler
 from ctsigprop.system import System
 
 __all__ = ["Sigprop"]

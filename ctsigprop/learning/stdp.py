@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ctsigprop.models.triplet import spikes
 from ctsigprop.solve import solve
-from ctsigprop.solvers.fixed import ExponentialEuler
+from ctsigprop.solvers.explicit.fixed import ExponentialEuler
 from ctsigprop.system import System
 
 __all__ = ["weight_change"]

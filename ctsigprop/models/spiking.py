@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ctsigprop.brian2_ import brian2_session
 from ctsigprop.models.stdp import pair_stdp_change
 from ctsigprop.solution import root_attributes
-from ctsigprop.solvers.brian2_ import brian2_session
 
 if TYPE_CHECKING:
     from xarray import DataTree

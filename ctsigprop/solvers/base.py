@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from ctsigprop.errors import NonFiniteError, unknown
+from ctsigprop.solvers.events import Event, EventRecord
+from ctsigprop.terms import State
 
 if TYPE_CHECKING:
     from ctsigprop.signals import Signal
-    from ctsigprop.solvers.events import Event
     from ctsigprop.system import System
 
-__all__ = ["EventRecord", "Field", "Layout", "Problem", "Recorder", "Solver", "State", "Statistics"]
+__all__ = ["Field", "Layout", "Problem", "Recorder", "Solver", "State", "Statistics"]
 
-State = dict[str, Tensor]
 Field = Callable[[Tensor, State], State]
 
 
@@ -141,16 +141,6 @@ class Statistics:
         self.evaluations += other.evaluations
         self.steps += other.steps
         self.rejections += other.rejections
-
-
-@dataclass(frozen=True)
-class EventRecord:
-    """One crossing of an event: when, in which sample, and the state just before any reset."""
-
-    name: str
-    time: Tensor
-    sample: int
-    state: State
 
 
 class Recorder:

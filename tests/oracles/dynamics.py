@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from ode import F64, end, start, text
+from ode import end, start, text
 
 import ctsigprop as ct
 from ctsigprop.analyses.stability import STABILITIES, TYPES, fixed_points, jacobian

@@ -64,7 +64,9 @@ def measure_equilibrium(case):
     # the exact gradient: through the relaxation, until nothing moves
     network = energy_network(p, weights).learn("W.weight", "b")
     cost = (ct.solve(network, {}, [0.0, 30.0], solver=TIGHT)["s_s"][-1, 2] - p["y"]).square() / 2
-    by_weight, by_bias = torch.autograd.grad(cost, (network.currents[0].weight, network.neurons[0].b))
+    by_weight, by_bias = torch.autograd.grad(
+        cost, (network.currents[0].weight, network.neurons[0].b)
+    )
     exact = np.array([(by_weight[i, j] + by_weight[j, i]).item() for i, j in pairs])
     orders = [
         np.log2(np.abs(f(0.02) - exact).max() / np.abs(f(0.01) - exact).max())

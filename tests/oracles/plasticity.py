@@ -68,7 +68,10 @@ def measure_bcm(case):
     words = case["expected"][0]["value"]
     everywhere = {tuple(np.round(y, 9) + 0.0) for y in responses}
     stable = [STABILITIES[k] == "stable" for k in found["stability"].values]
-    selective = {tuple(y): w for y, w in zip(responses[stable].round(6) + 0.0, found.w.values[stable], strict=True)}
+    selective = {
+        tuple(y): w
+        for y, w in zip(responses[stable].round(6) + 0.0, found.w.values[stable], strict=True)
+    }
     assert set(selective) == {(2.0, 0.0), (0.0, 2.0)}
     reached = end(flow, case["initial_state"], case["span"], TIGHT)
     return [
@@ -103,7 +106,10 @@ def measure_hebb(case):
     values = eigenvalues(system, {name: 0 * value for name, value in y0.items()})
     modes = [v for v in values if not np.isclose(v.real, -p["lam"], atol=1e-9)]
     grows = [
-        eigenvalues(network(case, [ct.hebb(p["eps"]), ct.weight_decay(lam)])[0], {"W": 0.0})[-1].real > 1e-9
+        eigenvalues(network(case, [ct.hebb(p["eps"]), ct.weight_decay(lam)])[0], {"W": 0.0})[
+            -1
+        ].real
+        > 1e-9
         for lam in (1.01 * p["eps"] * drive, 0.99 * p["eps"] * drive)
     ]
     assert len(modes) == 4  # a pair for each neuron
@@ -118,6 +124,7 @@ def measure_hebb(case):
 def measure_delta(case):
     p = case["parameters"]
     x, eps = tensor(p["x"]), p["eps"]
+
     # what synapses and rules see of a neuron is what it lacks
     def build(eps):
         neurons = ct.TextNeuron(
@@ -202,7 +209,9 @@ def measure_scaling(case):
     late = end(one, [told["w0"]], [0.0, 60.0], TIGHT)[0]
     rule = ct.homeostatic_scaling(p["k"], target=p["ystar"])
     synapse = ct.Synapse("x", "y", [[0.3, 0.1, 0.4]], plasticity=rule, name="W")
-    lagged = ct.System(ct.Source("x", 3, tensor([1.0, 2.0, 0.5])), ct.leaky_integrator("y"), synapse)
+    lagged = ct.System(
+        ct.Source("x", 3, tensor([1.0, 2.0, 0.5])), ct.leaky_integrator("y"), synapse
+    )
     run = ct.solve(lagged, {}, [0.0, 3.0], solver=TIGHT)
     ratio = (run["W"][-1] / run["W"][0]).squeeze(0)
     assert float(ratio[0]) > 1.1  # it did move

@@ -22,9 +22,7 @@ CASES = {
     case["id"]: case
     for case in json.loads(Path(__file__).with_name("cases.json").read_text())["cases"]
 }
-TABLE = (
-    ode.CASES | dynamics.CASES | phase.CASES | plasticity.cases(CASES) | learning.cases(CASES)
-)
+TABLE = ode.CASES | dynamics.CASES | phase.CASES | plasticity.cases(CASES) | learning.cases(CASES)
 ROWS = [(name, label) for name, variants in TABLE.items() for label in variants]
 
 
@@ -43,7 +41,9 @@ def agree(found, expected):
         return found == value
     found, value = flat(found), flat(value)
     assert len(found) == len(value)
-    return bool((np.abs(found - value) <= expected["atol"] + expected["rtol"] * np.abs(value)).all())
+    return bool(
+        (np.abs(found - value) <= expected["atol"] + expected["rtol"] * np.abs(value)).all()
+    )
 
 
 @pytest.mark.parametrize(("name", "label"), ROWS, ids=["-".join(filter(None, r)) for r in ROWS])

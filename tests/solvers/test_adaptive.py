@@ -13,7 +13,7 @@ from ctsigprop.errors import (
     StepLimitError,
     StiffnessError,
 )
-from ctsigprop.solvers.adaptive import BogackiShampine, Dopri5, Tsit5
+from ctsigprop.solvers.explicit.adaptive import BogackiShampine, Dopri5, Tsit5
 
 F64 = torch.float64
 METHODS = [Tsit5, Dopri5, BogackiShampine]

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import ctsigprop as ct
+from ctsigprop.brian2_ import brian2_session
 from ctsigprop.errors import BlowUpError, NonFiniteError, StepLimitError
-from ctsigprop.solvers.brian2_ import Brian2, brian2_session
+from ctsigprop.solvers.brian2_ import Brian2
 
 EXACT = ct.Tsit5(rtol=1e-10, atol=1e-12)
 

@@ -7,9 +7,9 @@ import torch
 from problem import make, run
 
 from ctsigprop.errors import NonFiniteError, StepLimitError
-from ctsigprop.solvers.adaptive import BogackiShampine, Dopri5, Tsit5
 from ctsigprop.solvers.events import Event
-from ctsigprop.solvers.fixed import RK4, ExponentialEuler, Heun
+from ctsigprop.solvers.explicit.adaptive import BogackiShampine, Dopri5, Tsit5
+from ctsigprop.solvers.explicit.fixed import RK4, ExponentialEuler, Heun
 
 F64 = torch.float64
 TIGHT = Tsit5(rtol=1e-11, atol=1e-13)

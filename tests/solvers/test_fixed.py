@@ -9,8 +9,8 @@ import torch
 from problem import make, run
 
 from ctsigprop.errors import BlowUpError, NonFiniteError, StepLimitError
-from ctsigprop.solvers.adaptive import BogackiShampine, Dopri5, Tsit5
-from ctsigprop.solvers.fixed import RK4, Euler, ExponentialEuler, Heun, Midpoint
+from ctsigprop.solvers.explicit.adaptive import BogackiShampine, Dopri5, Tsit5
+from ctsigprop.solvers.explicit.fixed import RK4, Euler, ExponentialEuler, Heun, Midpoint
 
 F64 = torch.float64
 CASES = {
@@ -172,7 +172,7 @@ def test_exponential_euler_without_coefficients():
 
 
 def test_phi1_keeps_its_gradient_through_zero():
-    from ctsigprop.solvers.onestep import phi1
+    from ctsigprop.solvers.explicit.onestep import phi1
 
     z = tensor(-30.0, -1e-3, -1e-9, 0.0, 1e-4, 0.999e-3, 1.001e-3, 2.0).requires_grad_()
     assert torch.autograd.gradcheck(phi1, z)

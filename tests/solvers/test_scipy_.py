@@ -15,8 +15,8 @@ from ctsigprop.errors import (
 )
 from ctsigprop.solvers.base import Layout, Problem, Recorder
 from ctsigprop.solvers.events import Event
-from ctsigprop.solvers.row import Row
 from ctsigprop.solvers.scipy_ import SciPy
+from ctsigprop.solvers.scipy_.row import Row
 
 CASES = json.loads((Path(__file__).parents[1] / "oracles" / "cases.json").read_text())["cases"]
 ORACLE = {case["id"]: case for case in CASES}

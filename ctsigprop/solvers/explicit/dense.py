@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ctsigprop.solvers.base import Layout, State
-from ctsigprop.solvers.onestep import Step, interpolate
+from ctsigprop.solvers.explicit.onestep import Step, interpolate
 
 __all__ = ["Interpolant"]
 

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from ctsigprop.errors import StepLimitError
 from ctsigprop.solvers.base import Problem
-from ctsigprop.solvers.control import Control
-from ctsigprop.solvers.dense import Interpolant
-from ctsigprop.solvers.events import Watch
+from ctsigprop.solvers.explicit.control import Control
+from ctsigprop.solvers.explicit.dense import Interpolant
+from ctsigprop.solvers.explicit.onestep import OneStep, Step
+from ctsigprop.solvers.explicit.watch import Watch
 from ctsigprop.solvers.failures import blown_up, diverged, grows, not_finite, stuck, too_stiff
-from ctsigprop.solvers.onestep import OneStep, Step
 from ctsigprop.solvers.stops import Stops, clocks, spacing
 
 __all__ = ["March"]

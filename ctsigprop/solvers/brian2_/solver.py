@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import signal
-import sys
-import threading
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
-from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ctsigprop.brian2_ import brian2_session, check_codegen
 from ctsigprop.errors import IntegrationError, unknown
 from ctsigprop.solvers.base import Problem, Solver, State
-from ctsigprop.solvers.brian2_network import Network
-from ctsigprop.solvers.brian2_translation import translate
+from ctsigprop.solvers.brian2_.network import Network
+from ctsigprop.solvers.brian2_.translation import translate
 from ctsigprop.solvers.failures import diverged
-from ctsigprop.solvers.fixed import check_max_steps, check_positive
+from ctsigprop.solvers.options import check_max_steps, check_positive
 from ctsigprop.solvers.stops import Interval, intervals, require_steps
 
-__all__ = ["Brian2", "brian2_session"]
+__all__ = ["Brian2"]
 
 _EVALUATIONS = {"euler": 1, "rk2": 2, "rk4": 4}
-_TARGETS = ("numpy", "cython")
 
 
 @dataclass(frozen=True)
@@ -81,7 +73,7 @@ class Brian2(Solver):
     def __post_init__(self) -> None:
         if self.method not in _EVALUATIONS:
             raise ValueError(unknown("method", self.method, _EVALUATIONS))
-        _check_codegen(self.codegen)
+        check_codegen(self.codegen)
         check_positive("dt", self.dt)
         check_max_steps(self.max_steps)
 
@@ -98,85 +90,6 @@ class Brian2(Solver):
             raise run.failure
         if run.taken < steps:  # Brian2's own handler of Ctrl-C has ended the run after a step
             raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def brian2_session(codegen: str = "numpy") -> Iterator[Any]:
-    """Lend the module brian2, and leave preferences and handlers as they were.
-
-    Parameters
-    ----------
-    codegen : str
-        The target of its code generation.
-
-    Raises
-    ------
-    ImportError
-        Where it cannot be imported, or is set up to write stand-alone programs.
-    """
-    _check_codegen(codegen)
-    brian2 = _import_brian2()
-    device = type(brian2.get_device()).__name__
-    if device != "RuntimeDevice":
-        raise ImportError(
-            f"brian2 backend unavailable: brian2 runs on a {device}; "
-            "call brian2.set_device('runtime')"
-        )
-    before = brian2.prefs.codegen.target
-    brian2.prefs.codegen.target = codegen
-    invalid = logging.getLogger("brian2.groups.group.invalid_values")
-    invalid.addFilter(_nothing)  # what is not finite is refused by a typed error
-    try:
-        with np.errstate(all="ignore"), _deprecations_ignored():
-            yield brian2
-    finally:
-        brian2.prefs.codegen.target = before
-        invalid.removeFilter(_nothing)
-
-
-def _nothing(_record: logging.LogRecord) -> bool:
-    return False
-
-
-def _check_codegen(codegen: str) -> None:
-    if codegen not in _TARGETS:
-        raise ValueError(unknown("codegen", codegen, _TARGETS))
-
-
-def _import_brian2() -> ModuleType:
-    if "brian2" in sys.modules:
-        return sys.modules["brian2"]
-    # its import takes over Ctrl-C and uncaught exceptions
-    handler, hook = signal.getsignal(signal.SIGINT), sys.excepthook
-    try:
-        with _deprecations_ignored():
-            import brian2
-    except Exception as error:
-        raise ImportError(f"brian2 backend unavailable: {_reason(error)}") from error
-    finally:
-        sys.excepthook = hook
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)
-    return brian2  # type: ignore[no-any-return]
-
-
-def _reason(error: Exception) -> str:
-    try:
-        found = version("brian2")
-    except PackageNotFoundError:
-        return "brian2 is not installed"
-    if threading.current_thread() is not threading.main_thread():
-        return f"brian2 {found} has to be imported in the main thread first"
-    numpy = ".".join(np.__version__.split(".")[:2])
-    return f"brian2 {found} is incompatible with numpy {numpy} ({error})"
-
-
-@contextlib.contextmanager
-def _deprecations_ignored() -> Iterator[None]:
-    """Silence what Brian2 uses of pyparsing, which is no concern of the caller."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module="(brian2|pyparsing)")
-        yield
 
 
 @dataclass(frozen=True)

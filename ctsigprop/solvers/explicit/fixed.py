@@ -12,12 +12,13 @@ from torch import Tensor
 
 from ctsigprop.errors import IntegrationError
 from ctsigprop.solvers.base import Problem, Solver, State
+from ctsigprop.solvers.explicit.march import March
+from ctsigprop.solvers.explicit.onestep import Exponential, OneStep, RungeKutta, phi1
+from ctsigprop.solvers.explicit.tableaus import EULER, HEUN, MIDPOINT, Tableau
+from ctsigprop.solvers.explicit.tableaus import RK4 as CLASSICAL
 from ctsigprop.solvers.failures import diverged
-from ctsigprop.solvers.march import March
-from ctsigprop.solvers.onestep import Exponential, OneStep, RungeKutta, phi1
+from ctsigprop.solvers.options import check_max_steps, check_positive
 from ctsigprop.solvers.stops import Interval, clocks, grid, intervals, require_steps
-from ctsigprop.solvers.tableaus import EULER, HEUN, MIDPOINT, Tableau
-from ctsigprop.solvers.tableaus import RK4 as CLASSICAL
 
 __all__ = ["RK4", "Euler", "ExponentialEuler", "Heun", "Midpoint", "run_fixed"]
 
@@ -182,18 +183,6 @@ def run_fixed(
 
     _run(problem, tableau.c[:stages], advance, dt, max_steps)
     return None
-
-
-def check_positive(name: str, value: float) -> None:
-    """Refuse an option that is not a positive number."""
-    if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be > 0, got {value!r}")
-
-
-def check_max_steps(value: int) -> None:
-    """Refuse a limit that is not a whole number above zero."""
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"max_steps must be a whole number >= 1, got {value!r}")
 
 
 def _plain(problem: Problem) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ctsigprop.errors import IntegrationError, StepLimitError, unknown
 from ctsigprop.solvers.base import Problem, Solver, State
-from ctsigprop.solvers.monitor import Monitor
+from ctsigprop.solvers.torchdiffeq_.monitor import Monitor
 
 __all__ = ["TorchDiffEq"]
 

@@ -15,7 +15,7 @@ from ctsigprop.models.plasticity import TextPlasticity
 from ctsigprop.models.synapses import Synapse, rule_variable
 from ctsigprop.signals import Signal
 from ctsigprop.solvers.base import Problem
-from ctsigprop.solvers.brian2_network import Group, Link, Network, Place
+from ctsigprop.solvers.brian2_.network import Group, Link, Network, Place
 from ctsigprop.terms import Current, Moment, Neuron, Plasticity, Source, Term
 
 __all__ = ["translate"]

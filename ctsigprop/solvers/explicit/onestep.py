@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ctsigprop.solvers.base import Problem
-from ctsigprop.solvers.tableaus import Tableau, hermite
+from ctsigprop.solvers.explicit.tableaus import Tableau, hermite
 
 __all__ = ["Derivative", "Exponential", "OneStep", "RungeKutta", "Step", "interpolate", "phi1"]
 

@@ -9,12 +9,13 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from ctsigprop.solvers.base import Problem, Solver, State
-from ctsigprop.solvers.control import Control, Tolerance, check_tolerances
-from ctsigprop.solvers.fixed import check_max_steps, check_positive, run_fixed
-from ctsigprop.solvers.march import March
-from ctsigprop.solvers.onestep import RungeKutta
+from ctsigprop.solvers.explicit.control import Control, Tolerance, check_tolerances
+from ctsigprop.solvers.explicit.fixed import run_fixed
+from ctsigprop.solvers.explicit.march import March
+from ctsigprop.solvers.explicit.onestep import RungeKutta
+from ctsigprop.solvers.explicit.tableaus import BOGACKI_SHAMPINE, DOPRI5, TSIT5, Tableau
+from ctsigprop.solvers.options import check_max_steps, check_positive
 from ctsigprop.solvers.stops import landings
-from ctsigprop.solvers.tableaus import BOGACKI_SHAMPINE, DOPRI5, TSIT5, Tableau
 
 __all__ = ["BogackiShampine", "Dopri5", "Tsit5"]
 

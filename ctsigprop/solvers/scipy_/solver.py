@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ctsigprop.errors import unknown
 from ctsigprop.solvers.base import Layout, Problem, Solver, State
-from ctsigprop.solvers.row import Array, Row
-from ctsigprop.solvers.trajectory import Trajectory
+from ctsigprop.solvers.scipy_.row import Array, Row
+from ctsigprop.solvers.scipy_.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from scipy.integrate import OdeSolver

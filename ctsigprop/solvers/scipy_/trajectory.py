@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ctsigprop.solvers.base import Problem
-from ctsigprop.solvers.crossings import Crossings
 from ctsigprop.solvers.diagnosis import LastGood, Prospect, sound
-from ctsigprop.solvers.row import Array, NotFinite, Row, numbers
+from ctsigprop.solvers.scipy_.crossings import Crossings
+from ctsigprop.solvers.scipy_.row import Array, NotFinite, Row, numbers
 
 if TYPE_CHECKING:
     from scipy.integrate import DenseOutput, OdeSolver

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ctsigprop.errors import unknown
 from ctsigprop.solvers.base import Layout
-from ctsigprop.solvers.onestep import Derivative, RungeKutta, Step
+from ctsigprop.solvers.explicit.onestep import Derivative, RungeKutta, Step
 
 __all__ = ["Control", "Tolerance", "check_tolerances"]
 

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 from ctsigprop.errors import StepLimitError
-from ctsigprop.solvers.base import EventRecord
-from ctsigprop.solvers.events import Event
-from ctsigprop.solvers.row import Array, Row, numbers
+from ctsigprop.solvers.events import Event, EventRecord
+from ctsigprop.solvers.scipy_.row import Array, Row, numbers
 
 __all__ = ["Crossings"]
 

@@ -1,0 +1,5 @@
+"""SciPy's methods as a solver."""
+
+from ctsigprop.solvers.scipy_.solver import SciPy
+
+__all__ = ["SciPy"]

@@ -154,7 +154,8 @@ class ExponentialEuler(FixedStep):
 
     def integrate(self, problem: Problem) -> Callable[[Tensor], State] | None:
         """Fill ``problem.recorder``; return the interpolant where one was asked for."""
-        if problem.linear is None:
+        start = problem.t[..., 0].detach()
+        if problem.linear is None or not problem.linear(start, problem.y0):
             raise ValueError(
                 "ExponentialEuler needs the linear coefficients of the system, and it has none; "
                 "use Euler"

@@ -93,6 +93,7 @@ class Solution:
             raise ValueError("no dense output was kept: pass dense=True to solve()")
         times = torch.as_tensor(t, dtype=torch.float64)
         values = self.interpolant(times.reshape(1) if times.dim() == 0 else times)
+        values = self.system.project(values)
         return {k: v[0] for k, v in values.items()} if times.dim() == 0 else values
 
     @property
@@ -184,9 +185,7 @@ class Solution:
                 continue
             name = source.name
             with torch.no_grad():
-                values = torch.stack([signal(t) for t in self.t[:n].detach()])
-            if not signal.size:
-                values = values.unsqueeze(-1).expand(*values.shape, source.size)
+                values = torch.stack([source.values(signal, t) for t in self.t[:n].detach()])
             lead = _batch_dims(tuple(values.shape[1:-1]))
             dims = (rows, *lead, f"{name}_channel")
             array = values.cpu().numpy()

@@ -151,6 +151,13 @@ class Source(Population):
                 f"the signal of source '{name}' must have {size} channels; got {self.signal.size}"
             )
 
+    def values(self, signal: Signal, t: Tensor) -> Tensor:
+        """Return a signal at `t`, one value for each channel: a single one goes to all of them."""
+        value: Tensor = signal(t)
+        if signal.size or value.shape[-1:] == (0,) == (self.size,):
+            return value
+        return value.unsqueeze(-1).expand(*value.shape, self.size)
+
 
 class Neuron(Population):
     """A population whose activity follows differential equations, given its net input currents.
@@ -250,10 +257,9 @@ class Moment:
             raise ValueError(
                 f"source '{source.name}' has no signal: pass inputs={{'{source.name}': ...}}"
             )
-        value: Tensor = signal(t)
+        value = source.values(signal, t)
         dtype = next((v.dtype for v in self.state.values()), value.dtype)
-        value = value.to(dtype)
-        return value if signal.size else value.unsqueeze(-1).expand(*value.shape, source.size)
+        return value.to(dtype)
 
 
 class Current(Term):

@@ -300,11 +300,12 @@ REFUSED = [
     (("simulate", "qif", "--set", "I"), "'I' must be NAME=NUMBER"),
     (("simulate", "qif", "--initial", "u=1"), "the state has no variable 'u'"),
     (("simulate", "qif", "--solver", "tsit"), "unknown solver 'tsit' (did you mean 'tsit5'?)"),
-    (("simulate", "qif", "--dt", "0.1"), "--dt does not go with the solver 'tsit5'"),
+    (("simulate", "qif", "--solver", "bdf", "--dt", "1"), "--dt does not go with the solver 'bdf'"),
+    (("simulate", "qif", "--dt", "1", "--rtol", "1"), "--dt and --rtol exclude each other"),
     (("simulate", "qif", "--solver", "rk4", "--rtol", "1"), "--rtol does not go with"),
     (("simulate", "qif", "--solver", "rk4", "--dt", "-1"), "dt must be > 0"),
-    (("simulate", "qif", "--duration", "0"), "--duration must be > 0; got 0.0"),
-    (("simulate", "qif", "--duration", "inf"), "--duration must be"),
+    (("simulate", "qif", "--duration", "0"), "--duration must be > 0 and finite; got 0.0"),
+    (("simulate", "qif", "--duration", "inf"), "--duration must be > 0 and finite; got inf"),
     (("show", "nothing"), "nothing"),
     (("validate", "nothing"), "nothing"),
 ]
@@ -390,6 +391,7 @@ def test_simulate_says_where_the_numerics_failed() -> None:
     result = call("simulate", "blow.txt", "--initial", "x=1", "--duration", "2")
     assert result.exit_code == 2
     assert "the solution blows up in 'x'" in result.stderr
+    assert list(Path("runs").iterdir()) == []
     assert "Traceback" not in result.output
 
 

@@ -67,41 +67,41 @@ def learn(
             name: _learner(sizes, form, rule, rates, strength, learning, seed)
             for name, learning in (("sigprop", "all"), ("frozen", "output"))[: 1 + control]
         }
-        folder = new_folder(out, "learn", overwrite or resume)
-        _clear(folder, resume, overwrite)
-        runs: dict[str, Training] = {}
-        for name, learner in learners.items():
-            kept = folder / "checkpoints" / name
-            runs[name] = train(
-                learner,
-                task,
-                epochs=epochs,
-                batch=batch,
-                noise=noise,
-                seed=seed,
-                checkpoints=kept,
-                resume=resume and any(kept.glob("step_*.npz")),
-                progress=not as_json,
-                label=name,
-            )
-            if runs[name].status == "interrupted":
-                break
-        stopped = any(r.status == "interrupted" for r in runs.values())
-        shape = "-".join(map(str, sizes))
-        title = f"sigprop on {task.name}: {form} form, {rule} rule, {shape}"
-        run, frozen = runs["sigprop"], runs.get("frozen")
-        lines = _summary(title, run, frozen, folder)
-        write(folder, run.to_xarray(title=title, control=frozen), lines)
-        numbers = {
-            "test_accuracy": _last(run),
-            "frozen_accuracy": None if frozen is None else _last(frozen),
-            "seconds": round(sum(r.seconds for r in runs.values()), 2),
-            "epochs": len(run.test_accuracy),
-            "seed": seed,
-            "status": "interrupted" if stopped else "complete",
-            "out": str(folder),
-        }
-        say(lines, folder, numbers if as_json else None)
+        with new_folder(out, "learn", overwrite or resume) as folder:
+            _clear(folder, resume, overwrite)
+            runs: dict[str, Training] = {}
+            for name, learner in learners.items():
+                kept = folder / "checkpoints" / name
+                runs[name] = train(
+                    learner,
+                    task,
+                    epochs=epochs,
+                    batch=batch,
+                    noise=noise,
+                    seed=seed,
+                    checkpoints=kept,
+                    resume=resume and any(kept.glob("step_*.npz")),
+                    progress=not as_json,
+                    label=name,
+                )
+                if runs[name].status == "interrupted":
+                    break
+            stopped = any(r.status == "interrupted" for r in runs.values())
+            shape = "-".join(map(str, sizes))
+            title = f"sigprop on {task.name}: {form} form, {rule} rule, {shape}"
+            run, frozen = runs["sigprop"], runs.get("frozen")
+            lines = _summary(title, run, frozen, folder)
+            write(folder, run.to_xarray(title=title, control=frozen), lines)
+            numbers = {
+                "test_accuracy": _last(run),
+                "frozen_accuracy": None if frozen is None else _last(frozen),
+                "seconds": round(sum(r.seconds for r in runs.values()), 2),
+                "epochs": len(run.test_accuracy),
+                "seed": seed,
+                "status": "interrupted" if stopped else "complete",
+                "out": str(folder),
+            }
+            say(lines, folder, numbers if as_json else None)
     if stopped:
         raise typer.Exit(130)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,20 +49,31 @@ def refusals() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def new_folder(out: Path | None, command: str, overwrite: bool) -> Path:
-    """Return the folder of a run, made and writable, before any work starts."""
-    if out is None:
-        number = 1
-        while (Path("runs") / f"{command}-{number}").exists():
-            number += 1
-        out = Path("runs") / f"{command}-{number}"
-    if (out / RESULTS).exists() and not overwrite:
+@contextmanager
+def new_folder(out: Path | None, command: str, overwrite: bool) -> Iterator[Path]:
+    """Give the folder of a run, made and writable, before any work; it goes if it stays empty."""
+    if out is not None and (out / RESULTS).exists() and not overwrite:
         raise StoreExistsError(
             f"{out} holds a run: --overwrite replaces it; or choose another folder with --out"
         )
-    check_writable(out / RESULTS, overwrite=overwrite)
-    out.mkdir(parents=True, exist_ok=True)
-    return out
+    check_writable((out or Path("runs")) / RESULTS, overwrite=overwrite)
+    folder = out or _numbered(command)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    finally:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _numbered(command: str) -> Path:
+    """Make the next free folder; of two runs that start together, each gets its own."""
+    for number in count(1):
+        folder = Path("runs") / f"{command}-{number}"
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            break
+    return folder
 
 
 def store_of(run: Path) -> Path:

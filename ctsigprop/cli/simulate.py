@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,35 +49,44 @@ def simulate(
     duration: Annotated[float, typer.Option(help="In the model's unit of time.")] = 100.0,
     points: Annotated[int, typer.Option(min=2, help="Output times.")] = 1001,
     solver: Annotated[str, typer.Option(help=f"One of: {', '.join(SOLVERS)}.")] = "tsit5",
-    dt: Annotated[float | None, typer.Option(help="Step of the fixed-step solvers.")] = None,
-    rtol: Annotated[float | None, typer.Option(help="Of the adaptive solvers.")] = None,
+    dt: Annotated[float | None, typer.Option(help="Take fixed steps of this size.")] = None,
+    rtol: Annotated[
+        float | None, typer.Option(help="Relative tolerance of the adaptive solvers.")
+    ] = None,
     out: Out = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Integrate a model, and draw its time courses."""
     with refusals():
-        if not duration > 0:
-            raise ValueError(f"--duration must be > 0; got {duration}")
+        if not 0 < duration < math.inf:
+            raise ValueError(f"--duration must be > 0 and finite; got {duration}")
+        if dt is not None and rtol is not None:
+            raise ValueError("--dt and --rtol exclude each other: fixed steps have no tolerance")
         system = System(_neuron(model, _pairs(parameters)))
         start, method = _pairs(initial), _solver(solver, dt, rtol)
         system.check_state(start)
-        folder = new_folder(out, "simulate", overwrite)
         times = torch.linspace(0, duration, points, dtype=torch.float64)
-        run = solve(system, start, times, solver=method, progress=not as_json)
-        tree = run.to_xarray(title=f"{Path(model).stem}, {solver}")
-        cost = run.statistics
-        final = {name: value.flatten().tolist() for name, value in run.final.items()}
-        lines = [
-            tree.attrs["title"],
-            f"t = 0 to {float(run.t[-1]):g} {_unit(system)}: {run.message}",
-            f"{cost.steps} steps, {cost.rejections} rejected, {cost.evaluations} evaluations, "
-            f"{cost.seconds:.2f} s",
-            *(f"{name} ends at {_listed(ends)}" for name, ends in final.items()),
-        ]
-        write(folder, tree, lines)
-        numbers = {"final": final, "status": run.status, "steps": cost.steps, "out": str(folder)}
-        say(lines, folder, numbers if as_json else None)
+        with new_folder(out, "simulate", overwrite) as folder:
+            run = solve(system, start, times, solver=method, progress=not as_json)
+            tree = run.to_xarray(title=f"{Path(model).stem}, {solver}")
+            cost = run.statistics
+            final = {name: value.flatten().tolist() for name, value in run.final.items()}
+            lines = [
+                tree.attrs["title"],
+                f"t = 0 to {float(run.t[-1]):g} {_unit(system)}: {run.message}",
+                f"{cost.steps} steps, {cost.rejections} rejected, {cost.evaluations} evaluations, "
+                f"{cost.seconds:.2f} s",
+                *(f"{name} ends at {_listed(ends)}" for name, ends in final.items()),
+            ]
+            write(folder, tree, lines)
+            numbers = {
+                "final": final,
+                "status": run.status,
+                "steps": cost.steps,
+                "out": str(folder),
+            }
+            say(lines, folder, numbers if as_json else None)
     if run.status == "interrupted":
         raise typer.Exit(130)
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -67,6 +66,14 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs, to be read only."""
+    out = tmp_path_factory.mktemp("twice") / "run"
+    done("learn", "--epochs", "2", *TINY, "--out", out)
+    return out
+
+
 @pytest.fixture
 def run(learned: Path, folder: Path) -> Path:
     """A copy of that run."""
@@ -112,18 +119,6 @@ def test_learn_writes_what_it_says(learned: Path) -> None:
     assert f"test accuracy {numbers['test_accuracy']:.2%}, all layers learning" in summary
     for name in ("learning.png", "weights.png"):
         assert (learned / name).read_bytes()[:4] == b"\x89PNG"
-
-
-def test_learn_from_a_shell() -> None:
-    command = [sys.executable, "-W", "error", "-m", "ctsigprop.cli", "learn", "--epochs", "1"]
-    found = subprocess.run(
-        [*command, *TINY, "--json", "--no-control"], capture_output=True, text=True, check=True
-    )
-    numbers = json.loads(found.stdout.splitlines()[-1])
-    assert numbers["out"] == str(Path("runs") / "learn-1")
-    assert numbers["frozen_accuracy"] is None
-    assert found.stderr == ""
-    assert (Path("runs") / "learn-1" / "results.zarr").is_dir()
 
 
 def test_bars_stay_out_of_stdout() -> None:
@@ -173,7 +168,7 @@ def idx_folder() -> Path:
 
 
 def test_learn_reads_idx_files() -> None:
-    options = ("--epochs", "30", "--hidden", "20", "--eta", "1", "--batch", "10", "--out", "run")
+    options = ("--epochs", "15", "--hidden", "20", "--eta", "1", "--batch", "10", "--out", "run")
     result = done("learn", "--data", idx_folder(), *options, "--no-control", "--json")
     assert json.loads(result.stdout.splitlines()[-1])["test_accuracy"] > 0.9
     assert "40 training and 20 test samples" in result.stdout
@@ -187,7 +182,9 @@ def test_learn_reads_idx_files() -> None:
 
 
 @pytest.mark.parametrize("at", [1, 20, 50], ids=["first epoch", "second epoch", "control"])
-def test_an_interrupted_run_is_kept_and_finished(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+def test_an_interrupted_run_is_kept_and_finished(
+    twice: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
     # 15 presentations an epoch, 30 for each of the two networks
     options = ("learn", "--epochs", "2", *TINY)
     with monkeypatch.context() as patch:
@@ -204,38 +201,44 @@ def test_an_interrupted_run_is_kept_and_finished(monkeypatch: pytest.MonkeyPatch
     assert tree["learning"].sizes["epoch"] == kept
     assert ("control" in tree.children) == (at == 50)
     assert "is whole and valid" in done("validate", "stopped").stdout
-    done("show", "stopped")
+    done("show", "stopped", "--no-draw")
     result = done(*options, "--resume", "--out", "stopped", "--json")
-    done(*options, "--out", "whole")
-    assert same_results(Path("stopped"), Path("whole"))
+    assert same_results(Path("stopped"), twice)
     assert json.loads(result.stdout.splitlines()[-1])["status"] == "complete"
 
 
 def test_ctrl_c_in_a_shell(folder: Path) -> None:
-    command = [sys.executable, "-m", "ctsigprop.cli", "learn", "--epochs", "1000", *TINY]
+    options = ("learn", "--epochs", "1000", *TINY, "--json")
     process = subprocess.Popen(
-        [*command, "--out", "run"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-W", "error", "-m", "ctsigprop.cli", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    run = folder / "runs" / "learn-1"
     try:
         deadline = time.monotonic() + 120
-        while not any(folder.glob("run/checkpoints/*/step_*.npz")):
+        while not any(run.glob("checkpoints/*/step_*.npz")):
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.05)
-        os.kill(process.pid, signal.SIGINT)
+        process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130, err
-    assert "Traceback" not in err
-    assert "interrupted after" in out
-    tree = ct.open(folder / "run" / "results.zarr")
+    assert process.returncode == 130
+    assert err == ""
+    numbers = json.loads(out.splitlines()[-1])
+    assert numbers["status"] == "interrupted"
+    assert numbers["frozen_accuracy"] is None
+    assert numbers["out"] == str(Path("runs") / "learn-1")
+    tree = ct.open(run / "results.zarr")
     assert ct.validate(tree) == []
     assert tree.attrs["status"] == "interrupted"
-    assert tree["learning"].sizes["epoch"] >= 1
+    assert tree["learning"].sizes["epoch"] == numbers["epochs"] >= 1
 
 
-def test_resume_takes_only_the_same_run(run: Path) -> None:
+def test_resume_takes_only_the_same_run(run: Path, learned: Path) -> None:
     options = ("learn", *TINY, "--resume", "--out", run)
     before = (run / "results.zarr" / "zarr.json").read_bytes()
     assert "'epochs' was 1, and is 2 now" in failed(*options, "--epochs", "2")
@@ -246,7 +249,7 @@ def test_resume_takes_only_the_same_run(run: Path) -> None:
     assert "exclude each other" in refused(*options, "--overwrite")
     assert (run / "results.zarr" / "zarr.json").read_bytes() == before
     done(*options, "--epochs", "1")  # nothing left to do
-    assert same_results(run, Path(run))
+    assert same_results(run, learned)
 
 
 def failed(*arguments: str | Path) -> str:
@@ -358,7 +361,7 @@ def test_simulate_a_shipped_model() -> None:
     ("options", "atol"),
     [
         (("--solver", "rk4", "--dt", "0.1"), 1e-6),
-        (("--solver", "euler", "--dt", "0.001"), 1e-3),
+        (("--solver", "euler", "--dt", "0.01"), 3e-3),
         (("--solver", "exponential-euler", "--dt", "1.0"), 1e-9),
         (("--solver", "lsoda", "--rtol", "1e-10"), 1e-6),
         (("--solver", "dopri5", "--rtol", "1e-10"), 1e-6),

@@ -62,16 +62,14 @@ def same(a: Training, b: Training) -> bool:
 
 
 @pytest.mark.parametrize("form", ["loop", "label"])
-def test_hidden_layers_learn_digits(form: Any) -> None:
+def test_the_hidden_layer_learns_digits(form: Any) -> None:
     runs = {}
     for learning in ("all", "output"):
-        network = ct.sigprop_network(
-            [64, 32, 32, 10], form=form, eta=[1.0, 0.5, 0.5], learning=learning
-        )
-        runs[learning] = train(ct.Sigprop(network), digits(), epochs=4)
+        network = ct.sigprop_network([64, 24, 10], form=form, eta=[2.0, 1.0], learning=learning)
+        runs[learning] = train(ct.Sigprop(network), digits(), epochs=3, batch=40)
     ours, frozen = runs["all"], runs["output"]
-    assert ours.test_accuracy[-1] > max(0.8, frozen.test_accuracy[-1] + 0.1)
-    assert frozen.test_accuracy[-1] > 0.4  # the control learns as well
+    assert ours.test_accuracy[-1] > max(0.8, frozen.test_accuracy[-1] + 0.05)
+    assert frozen.test_accuracy[-1] > 0.6  # the control learns as well
     assert ours.train_accuracy == sorted(ours.train_accuracy)
     assert ours.status == "complete"
     assert ours.seconds > 0

@@ -144,6 +144,9 @@ class Sigprop:
     def present(self, x: Tensor, labels: Tensor) -> Tensor:
         """Show a batch of inputs with their labels, and learn; return the free outputs.
 
+        What the tagged rule learns waits in the tags, and moves the weights during the next
+        presentation.
+
         Parameters
         ----------
         x : Tensor

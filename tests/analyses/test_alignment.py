@@ -17,7 +17,7 @@ LABELS = torch.arange(24) % CLASSES
 
 
 def make(form="loop", rho="tanh", update="integrated", **options):
-    onset = options.get("onset", 8.4)
+    onset = options.pop("onset", 8.4)
     network = ct.sigprop_network(
         [5, 8, 7, CLASSES], form=form, rho=rho, eta=0.2, seed=1, onset=onset
     )

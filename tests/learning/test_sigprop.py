@@ -121,8 +121,8 @@ def test_the_field_is_that_of_the_docstring(form: Any, rule: Any, on: bool) -> N
 
 @pytest.mark.parametrize("form", FORMS)
 def test_until_the_signal_comes_the_run_is_pure_inference(form: Any) -> None:
-    system = network(form=form)
-    run = presented(system, ct.Tsit5(rtol=1e-13, atol=1e-14), [0.0, 2.0, ONSET])
+    system = network(form=form, onset=3.0)
+    run = presented(system, ct.Tsit5(rtol=1e-13, atol=1e-14), [0.0, 1.0, 3.0])
     weights = {name: run[name][0].numpy() for name in WEIGHTS}
     sizes = dict(zip(("s_h1", "s_h2", "s_y"), SIZES[1:], strict=True))
     cuts = np.cumsum([5 * n for n in sizes.values()])[:-1]
@@ -134,7 +134,7 @@ def test_until_the_signal_comes_the_run_is_pure_inference(form: Any) -> None:
         return np.concatenate([slopes[name].ravel() for name in sizes])
 
     truth = solve_ivp(
-        flat, (0, ONSET), np.zeros(5 * sum(SIZES[1:])), "DOP853", [2.0, ONSET], rtol=1e-13,
+        flat, (0, 3.0), np.zeros(5 * sum(SIZES[1:])), "DOP853", [1.0, 3.0], rtol=1e-13,
         atol=1e-15,
     )  # fmt: skip
     found = np.concatenate([run[name][1:].numpy().reshape(2, -1) for name in sizes], axis=1)
@@ -362,6 +362,10 @@ def test_responding_learns_nothing() -> None:
     assert all(learner.weights[name] is before[name] for name in before)
     assert torch.equal(outputs, learner.activities(x)["s_y"])
     assert torch.equal(learner.present(x.double(), labels), outputs)  # the context is not seen yet
+    assert torch.equal(learner.respond(x), outputs)  # the tags are set, and left out
+    learner.scale_rates(0.5)
+    assert torch.equal(learner.respond(x), outputs)
+    learner.present(x, labels)  # takes them up
     assert not torch.equal(learner.respond(x), outputs)
 
 

@@ -12,7 +12,7 @@ import ctsigprop as ct
 from ctsigprop.analyses.stability import STABILITIES, TYPES, fixed_points, jacobian
 
 TIGHT = ct.Tsit5(rtol=1e-11, atol=1e-13)
-FAST = ct.SciPy("DOP853", rtol=1e-8, atol=1e-10)
+FAST = ct.SciPy("DOP853", rtol=1e-7, atol=1e-9)
 IZHIKEVICH = "dv/dt = 0.04*v**2 + 5*v + 140 - u + I : 1\ndu/dt = a*(b*v - u) : 1"
 ADEX = """
     dV/dt = (gL*(EL - V) + gL*DeltaT*exp((V - VT)/DeltaT) - w + I)/C : 1
@@ -36,7 +36,7 @@ def fitzhugh_nagumo(case, **options):
 
 def measure_fhn_rest(case):
     box = {"v": (-3.0, 3.0), "w": (-3.0, 3.0)}
-    rest, driven = (fixed_points(fitzhugh_nagumo(case, I=I), box) for I in (0.0, 0.5))
+    rest, driven = (fixed_points(fitzhugh_nagumo(case, I=drive), box) for drive in (0.0, 0.5))
     kind = f"{STABILITIES[int(rest.stability[0])]} {TYPES[int(rest.type[0])].split('_')[1]}"
     assert rest.sizes["fp"] == driven.sizes["fp"] == 1
     return [
@@ -91,8 +91,8 @@ def measure_lotka_volterra(case):
 def measure_hindmarsh_rose(case):
     box = {"x": (-3.0, 3.0), "y": (-30.0, 5.0), "z": (-10.0, 20.0)}
     found = []
-    for I in (0.0, 2.0, 3.25):
-        points = fixed_points(ct.System(ct.hindmarsh_rose(I=I, **case["parameters"])), box)
+    for drive in (0.0, 2.0, 3.25):
+        points = fixed_points(ct.System(ct.hindmarsh_rose(I=drive, **case["parameters"])), box)
         assert points.sizes["fp"] == 1
         found.append(points.x.item())
     return found
@@ -152,10 +152,10 @@ def measure_bursts(solver, case):
 
 
 def measure_theta(case):
-    I = case["parameters"]["I"]
+    drive = case["parameters"]["I"]
     turns = ct.Event(lambda _t, y: torch.cos(y["theta"].squeeze(-1) / 2), name="spike")
     run = ct.solve(
-        ct.System(ct.theta(I=I)), {"theta": 0.0}, [0.0, 30.0], solver=TIGHT, events=turns
+        ct.System(ct.theta(I=drive)), {"theta": 0.0}, [0.0, 30.0], solver=TIGHT, events=turns
     )
     bounded = ct.Event(
         lambda _t, y: y["v"].squeeze(-1) - 10.0,
@@ -163,8 +163,10 @@ def measure_theta(case):
         reset=lambda _t, y: {"v": torch.full_like(y["v"], -10.0)},
         name="spike",
     )
-    cut = ct.solve(ct.System(ct.qif(I=I)), {"v": 0.0}, [0.0, 20.0], solver=TIGHT, events=bounded)
-    still = fixed_points(ct.System(ct.qif(I=-I)), {"v": (-2.0, 2.0)})
+    cut = ct.solve(
+        ct.System(ct.qif(I=drive)), {"v": 0.0}, [0.0, 20.0], solver=TIGHT, events=bounded
+    )
+    still = fixed_points(ct.System(ct.qif(I=-drive)), {"v": (-2.0, 2.0)})
     mean_field = text(
         "dr/dt = Delta/pi + 2*r*v : 1\ndv/dt = v**2 + eta + J*r - (pi*r)**2 : 1",
         Delta=1.0,
@@ -181,7 +183,7 @@ def measure_theta(case):
 
 
 def integrate_and_fire(p, drive, span, **options):
-    """Return the spikes of a leaky neuron that rests for t_ref after each: two events, one clock."""
+    """Return the spikes of a leaky neuron with a refractory time: two events, one clock."""
     system = text(
         "dV/dt = (1 - rest)*(RI - V)/tau : 1\ndrest/dt = 0 : 1\ndclock/dt = rest : 1",
         RI=drive,
@@ -242,8 +244,8 @@ CASES = {
     "DYN-LOTKA-VOLTERRA": measure_lotka_volterra,
     "DYN-HR-FIXED": measure_hindmarsh_rose,
     "DYN-KURAMOTO-2": measure_two_oscillators,
-    "SPK-IZH-RS": partial(measure_izhikevich, ct.Tsit5(rtol=1e-8)),
-    "SPK-IZH-IB": partial(measure_izhikevich, ct.Tsit5(rtol=1e-8)),
+    "SPK-IZH-RS": partial(measure_izhikevich, ct.Tsit5(rtol=1e-7)),
+    "SPK-IZH-IB": partial(measure_izhikevich, FAST),
     "SPK-IZH-FS": partial(measure_izhikevich, FAST),
     "SPK-IZH-TC": partial(measure_izhikevich, FAST),
     "SPK-ADEX-DELAYED_REGULAR_BURSTING": partial(measure_bursts, FAST),

@@ -202,7 +202,6 @@ METHODS = {
     "ODE-ORDER-MIDPOINT": {
         "Midpoint": lambda dt: ct.Midpoint(dt=dt),
         "torchdiffeq": lambda dt: ct.TorchDiffEq("midpoint", dt=dt),
-        "Brian2": lambda dt: ct.Brian2("rk2", dt=dt),
     },
     "ODE-ORDER-RK4": {
         "RK4": lambda dt: ct.RK4(dt=dt),

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from ctsigprop.solution import Solution
+from typing import Any, ClassVar
 
 __all__ = [
     "BlowUpError",
@@ -78,7 +75,7 @@ class IntegrationError(RuntimeError):
         The index into that variable, batch axes first.
     cause : str
         The likely cause and what to try, in words.
-    partial : Solution or None
+    partial : ctsigprop.Solution or None
         Every output time that was reached before the failure.
     """
 
@@ -99,7 +96,7 @@ class IntegrationError(RuntimeError):
         self.variable = variable
         self.component = component
         self.cause = cause
-        self.partial: Solution | None = None
+        self.partial: Any = None
 
 
 class BlowUpError(IntegrationError):

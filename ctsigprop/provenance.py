@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 __all__ = ["Recorded", "build", "describe"]
 
@@ -72,7 +73,8 @@ def describe(thing: Any, arrays: dict[str, Tensor]) -> Any:
         return {"tuple": items} if isinstance(thing, tuple) else items
     if isinstance(thing, Mapping):
         return {"mapping": [[str(k), describe(v, arrays)] for k, v in thing.items()]}
-    kind = f"{type(thing).__module__}.{type(thing).__qualname__}"
+    own = type_before_parametrizations(thing) if isinstance(thing, nn.Module) else type(thing)
+    kind = f"{own.__module__}.{own.__qualname__}"
     if kind.startswith(PACKAGE) and dataclasses.is_dataclass(thing):
         fields = {f.name: getattr(thing, f.name) for f in dataclasses.fields(thing) if f.init}
         return {"type": kind, "arguments": {k: describe(v, arrays) for k, v in fields.items()}}

@@ -136,7 +136,7 @@ class Held(Signal):
 
     def forward(self, t: Tensor) -> Tensor:
         """Return the presentation that is on at `t`."""
-        k = torch.searchsorted(self.times, t.detach().to(self.times), right=True) - 1
+        k = torch.searchsorted(self.times, t.detach().to(self.times).contiguous(), right=True) - 1
         k = k.clamp(min=0)
         if k.dim() == 0 or self.values.dim() <= 2:
             return self.values[k]
@@ -222,8 +222,10 @@ class Rhythm(Signal):
         super().__init__()
         if not frequency > 0:
             raise ValueError(f"frequency must be > 0; got {frequency}")
-        self.register_buffer("amplitude", as_values(amplitude, "amplitude"))
-        self.register_buffer("offset", as_values(offset, "offset"))
+        wave, mean = as_values(amplitude, "amplitude"), as_values(offset, "offset")
+        wave, mean = torch.broadcast_tensors(wave, mean)
+        self.register_buffer("amplitude", wave.contiguous())
+        self.register_buffer("offset", mean.contiguous())
         self.frequency, self.phase = float(frequency), float(phase)
 
     @property
@@ -279,9 +281,10 @@ class Sampled(Signal):
     def forward(self, t: Tensor) -> Tensor:
         """Return the value interpolated at `t`."""
         t = t.to(self.times).clamp(self.times[0], self.times[-1])
-        k = torch.searchsorted(self.times, t.detach(), right=True).clamp(1, self.times.numel() - 1)
+        k = torch.searchsorted(self.times, t.detach().contiguous(), right=True)
+        k = k.clamp(1, self.times.numel() - 1)
         left, right = self.times[k - 1], self.times[k]
-        share = _last((t - left) / (right - left), self.values[k])
+        share = _last((t - left) / (right - left), self.values[0])
         return torch.lerp(self.values[k - 1], self.values[k], share.to(self.values.dtype))
 
 

@@ -172,7 +172,8 @@ class VectorField(Neuron):
     Parameters
     ----------
     field : callable or torch.nn.Module
-        ``field(t, y) -> dy/dt``, each ``(*batch, size)``.
+        ``field(t, y) -> dy/dt``, with y and its derivative ``(*batch, size)``, and t a number, or
+        ``(*batch, 1)`` where each sample has a time of its own.
     size : int
         Length of y.
     name, variable : str
@@ -207,7 +208,7 @@ class VectorField(Neuron):
         """Return f(t, y)."""
         del currents
         name = self.variables[0].name
-        return {name: self.field(t, state[name])}
+        return {name: self.field(_clock(t, state), state[name])}
 
     def activity(self, state: State) -> Tensor:
         """Return y."""

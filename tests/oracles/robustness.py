@@ -235,10 +235,9 @@ def inverted_bounds(_request):
 
 
 def unknown_option(_request):
+    near = r"unknown option of \w+ 'max_stps' \(did you mean 'max_steps'\?\)"
     for solver in EVERY:
-        words = (
-            r"unknown option of \w+ 'max_stps' \(did you mean 'max_steps'\?\); accepted: .*(rtol|dt)"
-        )
+        words = rf"{near}; accepted: .*(rtol|dt)"
         refused(TypeError, words, ct.solve, decay(), solver=solver, max_stps=10)
 
 

@@ -223,7 +223,7 @@ class Rhythm(Signal):
         if not frequency > 0:
             raise ValueError(f"frequency must be > 0; got {frequency}")
         wave, mean = as_values(amplitude, "amplitude"), as_values(offset, "offset")
-        wave, mean = torch.broadcast_tensors(wave, mean)
+        wave, mean = torch.broadcast_tensors(wave, mean)  # type: ignore[no-untyped-call]
         self.register_buffer("amplitude", wave.contiguous())
         self.register_buffer("offset", mean.contiguous())
         self.frequency, self.phase = float(frequency), float(phase)

@@ -48,8 +48,10 @@ class Solution:
     events : list of EventRecord
         Crossings in the order in which they were found.
     lengths : Tensor
-        How many rows each sample has; rows after that are NaN where a terminal event ended a
-        sample before its neighbours.
+        How many rows each sample has; rows after that are NaN, where a sample ended before its
+        neighbours.
+    asked : Tensor
+        The output times that were asked for; `t` is as many of them as were reached.
     functions : tuple of str
         Which arguments of `solve` were functions, and cannot be stored as data.
 
@@ -68,12 +70,16 @@ class Solution:
     message: str
     statistics: Statistics
     solver: Solver
+    asked: Tensor
     inputs: Mapping[str, Signal] = field(default_factory=dict)
     events: list[EventRecord] = field(default_factory=list)
     lengths: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     interpolant: Callable[[Tensor], State] | None = None
     batch: tuple[int, ...] = ()
     functions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self._versions = _versions(self.system)
 
     def __getitem__(self, name: str) -> Tensor:
         """Return one variable at every time, ``(n, *batch, *dims)``."""
@@ -98,8 +104,14 @@ class Solution:
 
     @property
     def final(self) -> State:
-        """The state at the last time."""
-        return {name: values[-1] for name, values in self.states.items()}
+        """The state at the last output time that each sample has reached."""
+        if len(set(self.lengths.tolist())) < 2:
+            return {name: values[-1] for name, values in self.states.items()}
+        last, sample = self.lengths - 1, torch.arange(len(self.lengths))
+        return {
+            name: values.flatten(1, len(self.batch))[last, sample].reshape(values.shape[1:])
+            for name, values in self.states.items()
+        }
 
     def to_xarray(self, title: str = "ctsigprop simulation") -> DataTree:
         """Return the run as a labelled tree: /simulation, /weights, /signal and its provenance.
@@ -166,7 +178,7 @@ class Solution:
             attrs["time_constant"] = variable.tau
         array = values.detach().cpu().numpy()
         if np.isnan(array).any():
-            attrs["missing"] = "NaN after the end of a sample that an event stopped"
+            attrs["missing"] = "NaN after the last time that a sample reached"
         coords = {
             dim: (dim, np.arange(size), {"units": "1"})
             for dim, size in zip(dims[1:], array.shape[1:], strict=True)
@@ -232,7 +244,7 @@ def provenance(run: Solution) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "system": run.system,
         "inputs": dict(run.inputs),
         "solver": run.solver,
-        "t": run.t,
+        "t": run.asked,
         "y0": {name: values[0] for name, values in run.states.items()},
     }
     for name, part in parts.items():
@@ -243,6 +255,8 @@ def provenance(run: Solution) -> tuple[dict[str, Any], dict[str, Tensor]]:
             arrays.clear()
             arrays.update(before)
             recipe["opaque"].append(f"{name}: {error}")
+    if run._versions != _versions(run.system):
+        recipe["opaque"].append("parameters: changed since; call to_xarray() before they are")
     for name in run.functions:
         recipe["opaque"].append(f"{name}: functions cannot be described as data")
     recipe["learned"] = [
@@ -254,6 +268,11 @@ def provenance(run: Solution) -> tuple[dict[str, Any], dict[str, Tensor]]:
     for key, value in run.system.state_dict().items():
         arrays[f"state.{key}"] = value.detach().clone()
     return recipe, arrays
+
+
+def _versions(system: System) -> list[tuple[int, int]]:
+    """Return what changes when a parameter or a buffer does."""
+    return [(id(x), x._version) for x in (*system.parameters(), *system.buffers())]
 
 
 def root_attributes(title: str) -> dict[str, Any]:

@@ -128,6 +128,8 @@ def solve(
         raise ValueError("past is for synapses with delays, and this system has none")
     wanted = check_gradients(system, state, times, signals, solver, differentiable, watched, kicks)
     layout = Layout(state, {k: v.shape for k, v in system.variables.items()}, batch)
+    if layout.coupled and times.dim() > 1:
+        raise ValueError("a batch that shares a variable has one clock; t must be (n,)")
     recorder = Recorder(layout, times.shape[-1])
     first, last = _span(times)
     with torch.set_grad_enabled(wanted), _reporting(progress) as report:
@@ -188,6 +190,7 @@ def solve(
         message=message,
         statistics=recorder.statistics,
         solver=solver,
+        asked=times,
         inputs=signals,
         events=recorder.events,
         lengths=lengths,
@@ -209,6 +212,8 @@ def solve(
 
 def rerun(tree: DataTree, system: System | None = None) -> Solution:
     """Run a stored simulation again: the same numbers, bit for bit, on the same machine.
+
+    One that was interrupted goes on to its end.
 
     Parameters
     ----------
@@ -233,7 +238,7 @@ def rerun(tree: DataTree, system: System | None = None) -> Solution:
         raise ValueError("this tree holds no recipe of a simulation; nothing to run again")
     recipe = json.loads(tree.attrs["recipe"])
     for reason in recipe["opaque"]:
-        if not (system is not None and reason.startswith("system:")):
+        if system is None or not reason.startswith(("system:", "parameters:")):
             raise ValueError(f"this run cannot be repeated from its data alone: {reason}")
     arrays = {
         str(name): torch.as_tensor(array.values.copy())

@@ -47,7 +47,7 @@ class Term(Recorded, abc.ABC):
         """Register parameters by name; refuse what is not finite, out of bounds or misshapen."""
         for name, given in values.items():
             spec = given if isinstance(given, Parameter) else Parameter(given)
-            value = as_values(spec.value, name).clone()
+            value = as_values(spec.value, name).to(torch.float64).clone()
             if size is not None and value.dim() and tuple(value.shape) != (size,):
                 raise ValueError(
                     f"{name} must be a number or one for each of the {size} units; "

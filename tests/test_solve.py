@@ -71,8 +71,9 @@ SOLVERS = {
     "SciPy Radau": (ct.SciPy("Radau", rtol=1e-8, atol=1e-10), 2e-7),
     "SciPy BDF": (ct.SciPy("BDF", rtol=1e-8, atol=1e-10), 2e-6),
     "SciPy DOP853": (ct.SciPy("DOP853", rtol=1e-8, atol=1e-10), 2e-7),
-    "Brian2 rk4": (ct.Brian2("rk4", dt=0.01), 2e-2),  # order 1 in networks
+    "Brian2 rk4": (ct.Brian2("rk4", dt=0.01), 1e-7),
 }
+LOOSER = {("Hebbian network", "Brian2 rk4"): 2e-2}  # which holds what crosses populations: order 1
 TIMES = [0.0, 0.5, 1.3, 2.0, 4.0]
 
 
@@ -85,6 +86,7 @@ def references():
 @pytest.mark.parametrize("model", MODELS)
 def test_every_back_end_gives_the_same_numbers(references, model, label):
     solver, tolerance = SOLVERS[label]
+    tolerance = LOOSER.get((model, label), tolerance)
     run, true = ct.solve(MODELS[model](), t=TIMES, solver=solver), references[model]
     assert (run.status, run.t.tolist(), run.batch) == ("complete", TIMES, ())
     assert run.solver is solver
@@ -140,9 +142,24 @@ def test_mixed_types_are_refused():
         ct.solve(hebbian(), {"s_h": torch.zeros(2), "s_y": tensor([0.0, 0.0])})
 
 
-def test_times_keep_their_digits():
-    run = ct.solve(decay(), {"x": 1.0}, [0.0, 0.1, 1 / 3])
+def test_numbers_keep_their_digits():
+    run = ct.solve(decay(), {"x": 0.1}, [0.0, 0.1, 1 / 3])
     assert run.t.tolist() == [0.0, 0.1, 1 / 3]
+    assert run["x"][0].item() == 0.1
+    text = "dv/dt = -v/tau : mV\ntau : ms"
+    slow = ct.System(ct.TextNeuron(text, tau=ct.Parameter(0.0103, "s")))
+    assert abs(slow.neurons[0].tau.item() - 10.3) < 1e-14
+
+
+def test_parameters_are_float64_until_the_system_is_moved():
+    cell = ct.leaky_integrator("y", 2, tau=torch.tensor([1.0, 2.0]))
+    synapse = ct.Synapse("x", "y", torch.rand(2, 3), plasticity=ct.hebb(0.1))
+    system = ct.System(ct.Source("x", 3, torch.rand(3)), cell, synapse)
+    assert system.dtype == F64
+    assert {values.dtype for values in ct.solve(system).states.values()} == {F64}
+    assert system.float().dtype == torch.float32
+    assert {values.dtype for values in ct.solve(system).states.values()} == {torch.float32}
+    assert system.initial_state()["s_y"].dtype == torch.float32
 
 
 # Gradients
@@ -367,7 +384,83 @@ def test_times_of_their_own(solver, backward):
     assert tree["simulation/time"].dims == ("step", "sample")
 
 
+SIGNALS = {
+    "number": ct.Constant(1.5),
+    "vector": ct.Constant(tensor([1.0, 2.0])),
+    "held": ct.Held([0.0, 0.5, 1.7], tensor([[1.0, 2.0], [0.0, 1.0], [2.0, -1.0]])),
+    "held number": ct.Held([0.0, 0.5, 1.7], tensor([1.0, 0.0, 2.0])),
+    "pulse": ct.Pulse(0.3, 1.2),
+    "rhythm": ct.Rhythm(tensor([1.0, 2.0]), 0.3),
+    "rhythm about a vector": ct.Rhythm(1.0, 0.3, offset=tensor([1.0, 2.0])),
+    "trace": ct.Sampled([0.0, 1.0, 4.0], tensor([[1.0, 2.0], [0.0, 1.0], [2.0, -1.0]])),
+    "trace of a number": ct.Sampled([0.0, 1.0, 4.0], tensor([1.0, 0.0, 2.0])),
+    "noise": ct.Noise(2, scale=1.0, dt=0.2, duration=3.0),
+}
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_signals_on_clocks_of_their_own(name):
+    # as many samples as channels: a wrong axis would pass
+    times = tensor([[0.1, 1.0], [0.0, 2.0]])
+    cell = ct.leaky_integrator("y", 2)
+    system = ct.System(ct.Source("u", 2, SIGNALS[name]), cell, ct.Input("u", "y"))
+    whole = ct.solve(system, {"s_y": torch.zeros(2, 2, dtype=F64)}, times)["s_y"]
+    for k in range(2):
+        alone = ct.solve(system, t=times[k])["s_y"]
+        assert float((whole[:, k] - alone).abs().max()) < 1e-12
+
+
+def test_functions_on_clocks_of_their_own():
+    system = ct.System(ct.VectorField(lambda t, y: torch.cos(t) + 0 * y, 2))
+    times = tensor([[0.0, 1.0], [0.0, 2.0]])
+    for solver in (ct.Tsit5(rtol=1e-9), ct.RK4(dt=0.02), ct.SciPy("DOP853", rtol=1e-9)):
+        run = ct.solve(system, {"y": torch.zeros(2, 2, dtype=F64)}, times, solver=solver)
+        exact = torch.sin(times[:, 1:]).expand(2, 2)
+        torch.testing.assert_close(run["y"][-1], exact, rtol=0, atol=1e-7)
+
+
+RULES = {
+    "gated": lambda: ct.hebb(0.3, gate=ct.Pulse(0.4, 1.1)),
+    "bcm": lambda: ct.bcm(0.1, tau_theta=0.5),
+    "covariance": lambda: ct.covariance(0.2, tau=0.7),
+    "differential": lambda: ct.differential_hebb(0.2, gate=ct.Rhythm(1.0, 0.3)),
+    "eligibility": lambda: ct.eligibility(0.3, tau_e=1.0, modulator="m"),
+    "held reward": lambda: ct.eligibility(
+        0.3, tau_e=1.0, modulator=ct.Held([0.0, 0.6], tensor([0.5, -1.0]))
+    ),
+    "Sanger": lambda: ct.Sanger(0.2),
+    "several": lambda: [ct.oja(0.1), ct.weight_decay(0.2), ct.homeostatic_scaling(0.1, target=1.0)],
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("options", [{}, {"filter": (2, 0.5), "bounds": (0.0, 2.0)}], ids=str)
+def test_rules_on_clocks_of_their_own(name, options):
+    held = ct.Held([0.0, 0.5], tensor([[1.0, 0.2, 0.5], [0.0, 1.0, 0.3]]))
+    system = ct.System(
+        ct.Source("x", 3, held),
+        ct.Source("m", 1, ct.Rhythm(1.0, 0.4)),
+        ct.rate("h", 2),
+        ct.Synapse("x", "h", 0.4, plasticity=RULES[name](), name="W", **options),
+        ct.LearningSignal("m", "h", tensor([[0.3], [0.2]]), gate=ct.Pulse(0.3, 1.3), port="J"),
+    )
+    times, s = tensor([[0.1, 1.0], [0.0, 2.0]]), tensor([[0.3, -0.2], [0.1, 0.8]])
+    whole = ct.solve(system, {"s_h": s}, times)
+    for k in range(2):
+        alone = ct.solve(system, {"s_h": s[k]}, times[k])
+        for variable in alone.states:
+            assert float((whole[variable][:, k] - alone[variable]).abs().max()) < 1e-12
+    fixed = ct.solve(system, {"s_h": s}, [0.0, 1.5], solver=ct.RK4(dt=0.02))
+    free = ct.solve(system, {"s_h": s}, [0.0, 1.5], solver=ct.TorchDiffEq(rtol=1e-9, atol=1e-11))
+    for variable in free.states:
+        assert float((fixed[variable] - free[variable]).abs().max()) < 1e-6
+
+
 def test_solvers_with_one_clock_say_so():
+    shared = ct.Synapse("x", "y", 0.1, plasticity=ct.hebb(0.1), shared=True)
+    system = ct.System(ct.Source("x", 1, tensor([1.0])), ct.leaky_integrator("y"), shared)
+    with pytest.raises(ValueError, match="a batch that shares a variable has one clock"):
+        ct.solve(system, {"s_y": tensor([[1.0], [1.0]])}, tensor([[0.0, 1.0], [0.0, 2.0]]))
     times = tensor([[0.0, 1.0], [0.0, 2.0]])
     for solver in (ct.TorchDiffEq(), ct.Brian2(dt=0.1)):
         with pytest.raises(ValueError, match="takes one list of times for all samples; Tsit5"):
@@ -911,6 +1004,45 @@ def test_a_stored_run_is_repeated_bit_for_bit(tmp_path, name, label, suffix):
     for key, values in run.states.items():
         assert again[key].dtype == values.dtype
         assert torch.equal(again[key], values), key
+
+
+def test_a_run_of_a_system_that_has_changed_since_says_so():
+    system = decay().learn("a")
+    run = ct.solve(system, {"x": 1.0})
+    before = run.to_xarray()
+    with torch.no_grad():
+        next(system.parameters()).add_(0.1)  # the next step of learning
+    with pytest.raises(ValueError, match=r"parameters: changed since; call to_xarray\(\) before"):
+        ct.rerun(run.to_xarray())
+    assert torch.equal(ct.rerun(before)["x"], run["x"])
+    assert not torch.equal(ct.rerun(run.to_xarray(), system)["x"], run["x"])
+
+
+@pytest.mark.parametrize("label", ["Tsit5", "RK4"])
+def test_an_interrupted_run_is_repeated_to_its_end(label):
+    system, times = MODELS["Wilson-Cowan"](), np.linspace(0, 4, 17)
+
+    def progress(fraction):
+        if fraction > 0.5:
+            raise KeyboardInterrupt
+
+    start = {"E": tensor([[0.1], [0.3]])}
+    part = ct.solve(system, start, times, solver=SOLVERS[label][0], progress=progress)
+    whole = ct.rerun(part.to_xarray())
+    assert (part.status, whole.status, len(whole.t)) == ("interrupted", "complete", 17)
+    for k, n in enumerate(part.lengths.expand(2).tolist()):
+        assert 0 < n < 17
+        assert torch.equal(whole["E"][:n, k], part["E"][:n, k])
+
+
+def test_final_is_the_last_state_of_each_sample():
+    x = tensor([[[1.0], [3.0]], [[0.2], [0.6]]])
+    event = falls_to(0.5, terminal=True)
+    run = ct.solve(decay(), {"x": x}, [0.0, 0.5, 1.0, 2.0], events=event)
+    assert run.lengths.tolist() == [2, 3, 4, 1]
+    reached = tensor([[0.5, 1.0], [2.0, 0.0]])
+    exact = x * torch.exp(-reached).unsqueeze(-1)
+    torch.testing.assert_close(run.final["x"], exact, rtol=1e-5, atol=0)
 
 
 def test_runs_with_functions_say_that_they_cannot_be_repeated():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,8 +21,8 @@ __all__ = ["learn"]
 
 #: Learning rates of the first layer, the layers between, and the output, for every rule.
 RATES = {
-    "tagged": (0.5, 0.25, 0.1),
-    "delta": (0.5, 0.25, 0.1),
+    "tagged": (0.5, 0.5, 0.5),
+    "delta": (0.5, 0.5, 0.5),
     "contrastive": (0.1, 0.05, 0.03),
     "differential": (0.03, 0.03, 0.03),
 }
@@ -31,7 +32,7 @@ def learn(
     data: Annotated[str, typer.Option(help="'digits', or a folder with MNIST's four files.")] = (
         "digits"
     ),
-    hidden: Annotated[str, typer.Option(help="Units of the hidden layers.")] = "256,256",
+    hidden: Annotated[str, typer.Option(help="Units of the hidden layers.")] = "100,100",
     form: Annotated[
         str, typer.Option(help="The signal into the first layer: 'loop', the output; or 'label'.")
     ] = "loop",
@@ -42,10 +43,13 @@ def learn(
     strength: Annotated[float, typer.Option(help="Of the signal into the first layer.")] = 0.3,
     epochs: Annotated[int, typer.Option(min=1, help="How often each sample is shown.")] = 20,
     batch: Annotated[int, typer.Option(min=1, help="Samples shown at once.")] = 20,
-    noise: Annotated[float, typer.Option(min=0, help="On the inputs while training.")] = 0.0,
+    noise: Annotated[
+        float, typer.Option(min=0, help="Gaussian, on the inputs while training.")
+    ] = 0.1,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, split and order.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the processor.")] = 1,
     control: Annotated[bool, typer.Option(help="Also train with frozen hidden weights.")] = True,
+    control_eta: Annotated[float, typer.Option(help="Output rate of that control.")] = 1.0,
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoints in --out.")] = False,
     out: Out = None,
     overwrite: Overwrite = False,
@@ -63,10 +67,12 @@ def learn(
         units, rates = _numbers("hidden", hidden, int), _numbers("eta", eta, float)
         task = digits(seed=seed) if data == "digits" else load(data)
         sizes = [task.train.sizes["pixel"], *units, len(task.classes)]
-        learners = {
-            name: _learner(sizes, form, rule, rates, strength, learning, seed)
-            for name, learning in (("sigprop", "all"), ("frozen", "output"))[: 1 + control]
-        }
+        layers = len(sizes) - 1
+        rates = _by_layer(rates or RATES[rule], layers)
+        learners = {"sigprop": _learner(sizes, form, rule, rates, strength, "all", seed)}
+        if control:  # at the rate that is best for it, not at that of the network
+            own = [control_eta] * layers
+            learners["frozen"] = _learner(sizes, form, rule, own, strength, "output", seed)
         with new_folder(out, "learn", overwrite or resume) as folder:
             _clear(folder, resume, overwrite)
             runs: dict[str, Training] = {}
@@ -115,14 +121,11 @@ def _learner(
     learning: str,
     seed: int,
 ) -> Sigprop:
-    layers = len(sizes) - 1
-    first, middle, last = RATES[rule]
-    rates = rates or [first, *[middle] * (layers - 2), last]
     network = sigprop_network(
         sizes,
         form=form,  # type: ignore[arg-type]
         rule="differential" if rule == "differential" else "tagged",
-        eta=rates * layers if len(rates) == 1 else rates,
+        eta=rates,
         strength=strength,
         learning=learning,  # type: ignore[arg-type]
         seed=seed,
@@ -147,6 +150,15 @@ def _numbers(option: str, text: str, kind: type) -> list[Any]:
         return [kind(part) for part in text.split(",")] if text else []
     except ValueError:
         raise ValueError(f"--{option} takes numbers separated by commas; got '{text}'") from None
+
+
+def _by_layer(rates: Sequence[float], layers: int) -> list[float]:
+    """Return one rate a layer from one for all, from a default of three, or from one a layer."""
+    if len(rates) == 1:
+        return list(rates) * layers
+    if isinstance(rates, tuple):
+        return [rates[0], *[rates[1]] * (layers - 2), rates[2]]
+    return list(rates)
 
 
 def _last(run: Training) -> float | None:

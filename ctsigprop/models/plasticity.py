@@ -164,8 +164,8 @@ class TextPlasticity(Plasticity):
         t = _clock(local)
         total: Tensor | None = None
         for post, pre in structure.outer:
-            p = torch.ones_like(local.y) if post is None else post(t, values).expand_as(local.y)
-            q = torch.ones_like(local.x) if pre is None else pre(t, values).expand_as(local.x)
+            p = torch.ones_like(local.y) if post is None else _wide(post(t, values), local.y)
+            q = torch.ones_like(local.x) if pre is None else _wide(pre(t, values), local.x)
             part = _outer(p, q, local.shared)
             total = part if total is None else total + part
         for factor, axis in (
@@ -179,7 +179,7 @@ class TextPlasticity(Plasticity):
             if axis is None:
                 decay = decay if decay.dim() == 0 else decay.unsqueeze(-1)
             else:
-                decay = decay.expand_as(local.y if axis == -1 else local.x).unsqueeze(axis)
+                decay = _wide(decay, local.y if axis == -1 else local.x).unsqueeze(axis)
             if local.shared and decay.dim() > 2:
                 decay = decay.flatten(0, -3).mean(0)
             part = decay * own
@@ -284,6 +284,12 @@ class Sanger(Plasticity):
 def _clock(local: Local) -> Tensor:
     t = local.t.to(local.w.dtype)
     return t.unsqueeze(-1) if t.dim() else t
+
+
+def _wide(value: Tensor, like: Tensor) -> Tensor:
+    """Return a value for every unit; a trace may have batch axes where the activity has none."""
+    shape = torch.broadcast_shapes(value.shape, like.shape)  # type: ignore[no-untyped-call]
+    return value.expand(shape)
 
 
 def _outer(post: Tensor, pre: Tensor, shared: bool) -> Tensor:

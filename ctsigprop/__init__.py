@@ -10,10 +10,12 @@ from importlib.metadata import version
 
 from ctsigprop.errors import IntegrationError
 from ctsigprop.fit import fit
-from ctsigprop.learning.sigprop import Sigprop
+from ctsigprop.learning.backprop import Backpropagation
+from ctsigprop.learning.continuous import ContinuousSigprop
 from ctsigprop.models.averaged import AveragedBCM, AveragedOja, AveragedSanger
 from ctsigprop.models.conductance import hodgkin_huxley, morris_lecar
 from ctsigprop.models.inputs import Input, LearningSignal
+from ctsigprop.models.layers import Layers
 from ctsigprop.models.networks import sigprop_network
 from ctsigprop.models.neurons import NeuralField, TextNeuron, VectorField
 from ctsigprop.models.oscillators import fitzhugh_nagumo, hindmarsh_rose, qif, stuart_landau, theta
@@ -56,9 +58,11 @@ __all__ = [
     "AveragedBCM",
     "AveragedOja",
     "AveragedSanger",
+    "Backpropagation",
     "BogackiShampine",
     "Brian2",
     "Constant",
+    "ContinuousSigprop",
     "Dopri5",
     "Euler",
     "Event",
@@ -68,6 +72,7 @@ __all__ = [
     "Impulse",
     "Input",
     "IntegrationError",
+    "Layers",
     "LearningSignal",
     "Midpoint",
     "NeuralField",
@@ -80,7 +85,6 @@ __all__ = [
     "Sanger",
     "SciPy",
     "Signal",
-    "Sigprop",
     "Solution",
     "Source",
     "Synapse",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ctsigprop.data import Task
 from ctsigprop.errors import StoreExistsError, unknown
-from ctsigprop.learning.sigprop import Sigprop
+from ctsigprop.learning.learner import Learner
 from ctsigprop.solution import root_attributes
 from ctsigprop.store import Checkpoint, load_checkpoint, match_checkpoint, save_checkpoint
 from ctsigprop.store.files import check_folder
@@ -32,7 +32,7 @@ class Training:
 
     Attributes
     ----------
-    learner : Sigprop
+    learner : Learner
         With the weights it has now.
     task : Task
         What it was shown.
@@ -49,7 +49,7 @@ class Training:
         Wall time spent training.
     """
 
-    learner: Sigprop
+    learner: Learner
     task: Task
     initial: dict[str, Tensor]
     settings: dict[str, Any]
@@ -114,10 +114,11 @@ class Training:
         variables: dict[str, Any] = {}
         coords: dict[str, Any] = {"stage": ("stage", ["initial", "final"])}
         for name, final in self.learner.weights.items():
-            dims = self.learner.network.variables[name].dims
+            dims = self.learner.dims(name)
             values = torch.stack([self.initial[name], final]).cpu().numpy()
             variables[name] = (("stage", *dims), values, {"units": "1"})
-            coords |= {d: (d, np.arange(n), {"units": "1"}) for d, n in dims.items()}
+            sizes = zip(dims, final.shape, strict=True)
+            coords |= {d: (d, np.arange(n), {"units": "1"}) for d, n in sizes}
         return xr.Dataset(variables, coords=coords)
 
     def _responses(self) -> Dataset:
@@ -144,7 +145,7 @@ class Training:
 
 
 def train(
-    learner: Sigprop,
+    learner: Learner,
     task: Task,
     *,
     epochs: int = 20,
@@ -161,7 +162,7 @@ def train(
 
     Parameters
     ----------
-    learner : Sigprop
+    learner : Learner
         What learns; it holds the weights.
     task : Task
         From `ctsigprop.data`.
@@ -203,7 +204,7 @@ def train(
     >>> import ctsigprop as ct
     >>> from ctsigprop.data import digits
     >>> network = ct.sigprop_network([64, 16, 10])
-    >>> run = train(ct.Sigprop(network), digits(), epochs=1)
+    >>> run = train(ct.ContinuousSigprop(network), digits(), epochs=1)
     >>> len(run.test_accuracy), run.status
     (1, 'complete')
     """
@@ -218,7 +219,7 @@ def train(
         raise ValueError("resume=True needs the folder of the checkpoints")
     x, labels = _tensors(task.train)
     for what, have, need in (
-        ("inputs", x.shape[1], learner.network.populations["x"].size),
+        ("inputs", x.shape[1], learner.inputs),
         ("classes", len(task.classes), learner.classes),
     ):
         if have != need:
@@ -278,7 +279,7 @@ def train(
     return run
 
 
-def accuracy(learner: Sigprop, part: Dataset) -> float:
+def accuracy(learner: Learner, part: Dataset) -> float:
     """Return the fraction of samples whose strongest output is their label's.
 
     A tie, such as a row of silent outputs, is never counted as right.
@@ -300,13 +301,13 @@ def _winners(outputs: Tensor) -> Tensor:
     return torch.where(alone, first, -1)
 
 
-def _in_batches(learner: Sigprop, x: Tensor) -> Tensor:
+def _in_batches(learner: Learner, x: Tensor) -> Tensor:
     return torch.cat([learner.respond(part) for part in torch.split(x, 1000)])
 
 
 def _keep(run: Training, folder: Path, epoch: int, generator: torch.Generator) -> None:
     arrays = {
-        **{f"weights.{k}": v for k, v in run.learner.weights.items()},
+        **{f"weights.{k}": v for k, v in run.learner.snapshot().items()},
         **{f"initial.{k}": v for k, v in run.initial.items()},
         "generator": generator.get_state(),
         "train_accuracy": torch.tensor(run.train_accuracy, dtype=torch.float64),
@@ -320,7 +321,7 @@ def _restore(run: Training, folder: Path, generator: torch.Generator) -> int:
     weights = {k: v for k, v in kept.arrays.items() if k.startswith("weights.")}
     match_checkpoint(
         Checkpoint(kept.step, weights, kept.state),
-        {f"weights.{k}": tuple(v.shape) for k, v in run.learner.weights.items()},
+        {f"weights.{k}": tuple(v.shape) for k, v in run.learner.snapshot().items()},
     )
     theirs = kept.state["settings"]
     differences = [
@@ -330,7 +331,7 @@ def _restore(run: Training, folder: Path, generator: torch.Generator) -> int:
     ]
     if differences:
         raise ValueError("\n  ".join([f"{folder} holds checkpoints of another run:", *differences]))
-    run.learner.weights = {k.removeprefix("weights."): v for k, v in weights.items()}
+    run.learner.restore({k.removeprefix("weights."): v for k, v in weights.items()})
     run.initial = {
         k.removeprefix("initial."): v for k, v in kept.arrays.items() if k.startswith("initial.")
     }

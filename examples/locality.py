@@ -40,7 +40,7 @@ def compare_rules() -> xr.Dataset:
 def follow_learning(seed: int) -> xr.Dataset:
     task = digits()
     x, labels = (torch.as_tensor(task.train[name].values[:200]) for name in ("input", "label"))
-    learner = ct.Sigprop(ct.sigprop_network([64, 48, 48, 10], eta=0.3, seed=seed))
+    learner = ct.ContinuousSigprop(ct.sigprop_network([64, 48, 48, 10], eta=0.3, seed=seed))
     angles = [alignment(learner, x, labels)]
     for epoch in range(EPOCHS):
         run = ct.train(learner, task, epochs=1, decay="none", seed=epoch)

@@ -21,7 +21,7 @@ def main(out: Path) -> None:
     runs = {}
     for learning in ("all", "output"):
         network = ct.sigprop_network([64, 128, 128, 10], eta=[0.5, 0.25, 0.1], learning=learning)
-        runs[learning] = ct.train(ct.Sigprop(network), digits(), epochs=5)
+        runs[learning] = ct.train(ct.ContinuousSigprop(network), digits(), epochs=5)
         print(f"learning {learning}: test accuracy {runs[learning].test_accuracy[-1]:.1%}")
     tree = runs["all"].to_xarray("sigprop on digits, 64-128-128-10", control=runs["output"])
     out.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import ctsigprop as ct
 from ctsigprop.cli import app
-from ctsigprop.learning.sigprop import Sigprop
+from ctsigprop.learning.continuous import ContinuousSigprop
 
 TINY = ("--hidden", "16,16", "--batch", "100")
 FILES = ["checkpoints", "learning.png", "results.zarr", "summary.txt", "weights.png"]
@@ -88,15 +88,15 @@ def same_results(a: Path, b: Path) -> bool:
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
     """Press Ctrl-C during the presentation of that number."""
-    present, calls = Sigprop.present, [0]
+    present, calls = ContinuousSigprop.present, [0]
 
-    def interrupted(self: Sigprop, *arguments: Any) -> Any:
+    def interrupted(self: ContinuousSigprop, *arguments: Any) -> Any:
         calls[0] += 1
         if calls[0] == call:
             raise KeyboardInterrupt
         return present(self, *arguments)
 
-    monkeypatch.setattr(Sigprop, "present", interrupted)
+    monkeypatch.setattr(ContinuousSigprop, "present", interrupted)
 
 
 def test_learn_writes_what_it_says(learned: Path) -> None:
@@ -264,7 +264,7 @@ def test_an_existing_run_is_refused_before_any_work(
 ) -> None:
     options = ("learn", "--epochs", "1", *TINY, "--out", run)
     with monkeypatch.context() as patch:
-        patch.setattr(Sigprop, "present", None)  # any presentation would raise
+        patch.setattr(ContinuousSigprop, "present", None)  # any presentation would raise
         assert "--overwrite replaces it" in refused(*options)
         shutil.rmtree(run / "results.zarr")  # as after a crash
         assert "--resume goes on from them, --overwrite starts anew" in refused(*options)
@@ -277,7 +277,7 @@ def test_an_existing_run_is_refused_before_any_work(
 def test_a_folder_that_cannot_be_written_is_refused_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Sigprop, "present", None)
+    monkeypatch.setattr(ContinuousSigprop, "present", None)
     Path("file").write_text("")
     assert "not writable" in refused("learn", "--out", Path("file") / "run")
     assert "not writable" in refused("simulate", "qif", "--out", Path("file") / "run")

@@ -29,15 +29,17 @@ def task() -> Task:
     )
 
 
-def learner(**options: Any) -> ct.Sigprop:
-    return ct.Sigprop(ct.sigprop_network(**{"sizes": SIZES, "eta": [0.5, 0.2], **options}))
+def learner(**options: Any) -> ct.ContinuousSigprop:
+    return ct.ContinuousSigprop(
+        ct.sigprop_network(**{"sizes": SIZES, "eta": [0.5, 0.2], **options})
+    )
 
 
-def run(task: Task, who: ct.Sigprop | None = None, **options: Any) -> Training:
+def run(task: Task, who: ct.ContinuousSigprop | None = None, **options: Any) -> Training:
     return train(who or learner(), task, **{"epochs": 4, "batch": 25, "noise": 0.1, **options})
 
 
-def stopped(who: ct.Sigprop, call: int) -> ct.Sigprop:
+def stopped(who: ct.ContinuousSigprop, call: int) -> ct.ContinuousSigprop:
     """The same learner, with Ctrl-C during its presentation of that number."""
     present, calls = who.present, [0]
 
@@ -66,7 +68,7 @@ def test_the_hidden_layer_learns_digits(form: Any) -> None:
     runs = {}
     for learning in ("all", "output"):
         network = ct.sigprop_network([64, 24, 10], form=form, eta=[2.0, 1.0], learning=learning)
-        runs[learning] = train(ct.Sigprop(network), digits(), epochs=3, batch=40)
+        runs[learning] = train(ct.ContinuousSigprop(network), digits(), epochs=3, batch=40)
     ours, frozen = runs["all"], runs["output"]
     assert ours.test_accuracy[-1] > max(0.8, frozen.test_accuracy[-1] + 0.05)
     assert frozen.test_accuracy[-1] > 0.6  # the control learns as well
@@ -214,7 +216,7 @@ def test_checkpoints_of_another_run_are_refused_with_all_that_differs(
     run(task, checkpoints=tmp_path, epochs=1)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
-    def message(who: ct.Sigprop, shown: Task = task, **options: Any) -> str:
+    def message(who: ct.ContinuousSigprop, shown: Task = task, **options: Any) -> str:
         start = dict(who.weights)
         with pytest.raises(ValueError, match="of another") as caught:
             run(shown, who, checkpoints=tmp_path, resume=True, **{"epochs": 1, **options})
@@ -235,10 +237,10 @@ def test_checkpoints_of_another_run_are_refused_with_all_that_differs(
     assert message(learner(seed=1)).count(" was ") == 1
     assert "'network' was" in message(learner(strength=0.2))
     assert "'update' was integrated" in message(
-        ct.Sigprop(ct.sigprop_network(SIZES, eta=[0.5, 0.2]), update="delta")
+        ct.ContinuousSigprop(ct.sigprop_network(SIZES, eta=[0.5, 0.2]), update="delta")
     )
     assert "'end' was 14.4" in message(
-        ct.Sigprop(ct.sigprop_network(SIZES, eta=[0.5, 0.2]), end=12.0)
+        ct.ContinuousSigprop(ct.sigprop_network(SIZES, eta=[0.5, 0.2]), end=12.0)
     )
     other = replace(task, train=task.train.isel(sample=slice(None, None, -1)))
     assert "'data' was" in message(learner(), other)

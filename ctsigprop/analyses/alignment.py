@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ctsigprop.learning.sigprop import Sigprop
+from ctsigprop.learning.continuous import ContinuousSigprop
 from ctsigprop.solve import solve
 from ctsigprop.terms import State
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["alignment", "descent"]
 
 
-def descent(learner: Sigprop, x: Tensor, labels: Tensor) -> State:
+def descent(learner: ContinuousSigprop, x: Tensor, labels: Tensor) -> State:
     """Return backpropagation's update: minus the gradient of the squared error of a batch.
 
         −∂/∂W  mean over the batch of ½ |s_N − c|²,    s_N the free outputs at `onset`
@@ -29,7 +29,7 @@ def descent(learner: Sigprop, x: Tensor, labels: Tensor) -> State:
 
     Parameters
     ----------
-    learner : Sigprop
+    learner : ContinuousSigprop
         The network, its weights, its solver and its free interval.
     x : Tensor
         Inputs, ``(batch, channels)``.
@@ -39,7 +39,7 @@ def descent(learner: Sigprop, x: Tensor, labels: Tensor) -> State:
     Examples
     --------
     >>> import ctsigprop as ct
-    >>> learner = ct.Sigprop(ct.sigprop_network([4, 8, 2], rho="tanh"))
+    >>> learner = ct.ContinuousSigprop(ct.sigprop_network([4, 8, 2], rho="tanh"))
     >>> sorted(descent(learner, torch.eye(4), torch.tensor([0, 1, 0, 1])))
     ['W_h1_one', 'W_h1_x', 'W_y_h1', 'W_y_one']
     """
@@ -57,7 +57,11 @@ def descent(learner: Sigprop, x: Tensor, labels: Tensor) -> State:
 
 
 def alignment(
-    learner: Sigprop, x: Tensor, labels: Tensor, *, update: Mapping[str, Tensor] | None = None
+    learner: ContinuousSigprop,
+    x: Tensor,
+    labels: Tensor,
+    *,
+    update: Mapping[str, Tensor] | None = None,
 ) -> Dataset:
     """Measure the angle between an update of the weights and that of backpropagation.
 
@@ -65,7 +69,7 @@ def alignment(
 
     Parameters
     ----------
-    learner : Sigprop
+    learner : ContinuousSigprop
         It is left as it was.
     x : Tensor
         Inputs, ``(batch, channels)``.
@@ -84,7 +88,7 @@ def alignment(
     Examples
     --------
     >>> import ctsigprop as ct
-    >>> learner = ct.Sigprop(ct.sigprop_network([4, 8, 2], rho="tanh"))
+    >>> learner = ct.ContinuousSigprop(ct.sigprop_network([4, 8, 2], rho="tanh"))
     >>> batch = torch.eye(4), torch.tensor([0, 1, 0, 1])
     >>> measured = alignment(learner, *batch)
     >>> measured.layer.values.tolist(), bool(measured.angle.sel(layer="y") < 90)
@@ -119,14 +123,14 @@ def alignment(
     )
 
 
-def _at_rest(learner: Sigprop) -> State:
+def _at_rest(learner: ContinuousSigprop) -> State:
     """Return the weights that learn, with traces that hold nothing."""
     names = {synapse.name for synapse in learner.synapses}
     fresh = learner.network.initial_state(dtype=next(iter(learner.weights.values())).dtype)
     return {name: w if name in names else fresh[name] for name, w in learner.weights.items()}
 
 
-def _free(learner: Sigprop, weights: State, x: Tensor, context: Tensor) -> State:
+def _free(learner: ContinuousSigprop, weights: State, x: Tensor, context: Tensor) -> State:
     """Return the state at the end of the free interval."""
     neurons = {
         variable.name: x.new_zeros(x.shape[0], *variable.shape)
@@ -142,7 +146,7 @@ def _free(learner: Sigprop, weights: State, x: Tensor, context: Tensor) -> State
     ).final
 
 
-def _presented(learner: Sigprop, x: Tensor, labels: Tensor) -> State:
+def _presented(learner: ContinuousSigprop, x: Tensor, labels: Tensor) -> State:
     """Return what one presentation does to the weights, with what its tags hand on to the next."""
     before = learner.weights
     try:

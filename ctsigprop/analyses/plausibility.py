@@ -154,7 +154,7 @@ def report(*measures: Dataset, title: str = "ctsigprop plausibility") -> DataTre
     Examples
     --------
     >>> import ctsigprop as ct
-    >>> learner = ct.Sigprop(ct.sigprop_network([4, 8, 2]))
+    >>> learner = ct.ContinuousSigprop(ct.sigprop_network([4, 8, 2]))
     >>> tree = report(locality(learner.network, "W_y_h1"))
     >>> ct.validate(tree), list(tree.plausibility.data_vars)
     ([], ['sensitivity', 'scope', 'gated'])

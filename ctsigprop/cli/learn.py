@@ -12,7 +12,7 @@ import typer
 from ctsigprop.cli.run import AsJson, Out, Overwrite, new_folder, refusals, say, write
 from ctsigprop.data import digits, load
 from ctsigprop.errors import StoreExistsError, unknown
-from ctsigprop.learning.sigprop import Sigprop
+from ctsigprop.learning.continuous import ContinuousSigprop
 from ctsigprop.models.networks import sigprop_network
 from ctsigprop.train import Training, train
 
@@ -120,7 +120,7 @@ def _learner(
     strength: float,
     learning: str,
     seed: int,
-) -> Sigprop:
+) -> ContinuousSigprop:
     network = sigprop_network(
         sizes,
         form=form,  # type: ignore[arg-type]
@@ -131,7 +131,7 @@ def _learner(
         seed=seed,
     )
     update = rule if rule in ("delta", "contrastive") else "integrated"
-    return Sigprop(network, update=update)  # type: ignore[arg-type]
+    return ContinuousSigprop(network, update=update)  # type: ignore[arg-type]
 
 
 def _clear(folder: Path, resume: bool, overwrite: bool) -> None:

@@ -21,7 +21,7 @@ def make(form="loop", rho="tanh", update="integrated", **options):
     network = ct.sigprop_network(
         [5, 8, 7, CLASSES], form=form, rho=rho, eta=0.2, seed=1, onset=onset
     )
-    return ct.Sigprop(network, update=update, **options)
+    return ct.ContinuousSigprop(network, update=update, **options)
 
 
 def loss(learner):
@@ -31,7 +31,9 @@ def loss(learner):
 
 def step(learner, direction, size):
     weights = {name: learner.weights[name] + size * d for name, d in direction.items()}
-    return ct.Sigprop(learner.network, update=learner.update, weights=learner.weights | weights)
+    return ct.ContinuousSigprop(
+        learner.network, update=learner.update, weights=learner.weights | weights
+    )
 
 
 def test_descent_is_that_of_the_feedforward_map_where_a_network_has_settled():

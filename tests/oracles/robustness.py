@@ -301,7 +301,7 @@ def seeds(_request):
         cell = ct.leaky_integrator("y", 4)
         noisy = ct.System(ct.Source("n", 4, noise), cell, ct.Input("n", "y"))
         run = ct.solve(noisy, t=[0.0, 2.0])
-        learner = ct.Sigprop(ct.sigprop_network([3, 4, 2], seed=seed))
+        learner = ct.ContinuousSigprop(ct.sigprop_network([3, 4, 2], seed=seed))
         learner.present(x, labels)
         return [run["s_y"], *learner.weights.values()], run
 

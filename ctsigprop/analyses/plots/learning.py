@@ -31,7 +31,8 @@ def plot_learning(tree: DataTree) -> Figure:
     --------
     >>> import ctsigprop as ct
     >>> from ctsigprop.data import digits
-    >>> run = ct.train(ct.Sigprop(ct.sigprop_network([64, 4, 10])), digits(), epochs=1, batch=500)
+    >>> learner = ct.ContinuousSigprop(ct.sigprop_network([64, 4, 10]))
+    >>> run = ct.train(learner, digits(), epochs=1, batch=500)
     >>> plot_learning(run.to_xarray()).axes[0].get_ylabel()
     'accuracy (%)'
     """
@@ -87,7 +88,8 @@ def plot_weights(
     --------
     >>> import ctsigprop as ct
     >>> from ctsigprop.data import digits
-    >>> run = ct.train(ct.Sigprop(ct.sigprop_network([64, 4, 10])), digits(), epochs=1, batch=500)
+    >>> learner = ct.ContinuousSigprop(ct.sigprop_network([64, 4, 10]))
+    >>> run = ct.train(learner, digits(), epochs=1, batch=500)
     >>> plot_weights(run.to_xarray(), stage="initial").axes[1].get_ylabel()
     'weight'
     """

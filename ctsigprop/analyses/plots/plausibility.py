@@ -86,7 +86,7 @@ def plot_alignment(tree: DataTree, over: str = "epoch") -> Figure:
     >>> import xarray as xr
     >>> from ctsigprop.analyses.alignment import alignment
     >>> from ctsigprop.analyses.plausibility import report
-    >>> learner = ct.Sigprop(ct.sigprop_network([4, 8, 2], rho="tanh"))
+    >>> learner = ct.ContinuousSigprop(ct.sigprop_network([4, 8, 2], rho="tanh"))
     >>> measured = alignment(learner, torch.eye(4), torch.tensor([0, 1, 0, 1]))
     >>> epochs = xr.Variable("epoch", [0, 1], {"units": "1"})
     >>> tree = report(xr.concat([measured, measured], "epoch").assign_coords(epoch=epochs))

@@ -232,7 +232,7 @@ def test_present_is_one_run_of_the_network(update: Any) -> None:
     system = network(eta=eta, beta=beta)
     run = presented(system, ct.Euler(dt=0.6), [0.0, ONSET, END])
     free, held = ({k: v[i] for k, v in run.items()} for i in (1, 2))
-    learner = ct.Sigprop(network(eta=eta, beta=beta), update=update)
+    learner = ct.ContinuousSigprop(network(eta=eta, beta=beta), update=update)
     outputs = learner.present(x, labels)
     torch.testing.assert_close(outputs.double(), free["s_y"], rtol=0, atol=1e-6)
     for name in WEIGHTS:
@@ -265,8 +265,8 @@ UPDATES: list[dict[str, Any]] = [
 ]
 
 
-def build(update: str = "integrated", **options: Any) -> ct.Sigprop:
-    return ct.Sigprop(network(**options), update=update)  # type: ignore[arg-type]
+def build(update: str = "integrated", **options: Any) -> ct.ContinuousSigprop:
+    return ct.ContinuousSigprop(network(**options), update=update)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -331,7 +331,7 @@ def test_the_label_goes_to_hidden_units_only_where_they_learn() -> None:
 
     assert "S_h1_c" in names("all")
     assert names("all") - names("output") == {"S_h1_c"}
-    still = ct.Sigprop(network(learning="none"))
+    still = ct.ContinuousSigprop(network(learning="none"))
     still.present(*batch(dtype=torch.float32))
     assert still.weights == {}
 
@@ -407,7 +407,7 @@ def test_a_learner_goes_on_from_given_weights() -> None:
     x, labels = batch(dtype=torch.float32)
     first = build()
     first.present(x, labels)
-    second = ct.Sigprop(network(), weights=dict(first.weights))
+    second = ct.ContinuousSigprop(network(), weights=dict(first.weights))
     first.present(x, labels)
     second.present(x, labels)
     assert all(torch.equal(first.weights[n], second.weights[n]) for n in first.weights)
@@ -457,7 +457,7 @@ def plain_system() -> ct.System:
 )
 def test_sigprop_refuses(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        ct.Sigprop(**{"network": network(), **options})
+        ct.ContinuousSigprop(**{"network": network(), **options})
 
 
 @pytest.mark.parametrize(
@@ -482,7 +482,7 @@ def test_present_refuses(x: Tensor, labels: Tensor, message: str) -> None:
 
 
 def test_silent_outputs_are_never_right() -> None:
-    learner = ct.Sigprop(ct.sigprop_network(SIZES))
+    learner = ct.ContinuousSigprop(ct.sigprop_network(SIZES))
     x, _ = batch(6, torch.float32)
     labels = np.zeros(6, dtype=np.int64)
     part = xr.Dataset({"input": (("sample", "pixel"), x.numpy()), "label": ("sample", labels)})

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ctsigprop.errors import unknown
+from ctsigprop.learning.learner import Learner
 from ctsigprop.models.inputs import LearningSignal
 from ctsigprop.models.synapses import Synapse
 from ctsigprop.provenance import describe
@@ -22,11 +23,11 @@ from ctsigprop.solvers.base import Solver, State
 from ctsigprop.solvers.explicit.fixed import Euler
 from ctsigprop.system import System
 
-__all__ = ["Sigprop"]
+__all__ = ["ContinuousSigprop"]
 
 
 @dataclass
-class Sigprop:
+class ContinuousSigprop(Learner):
     """A network of `sigprop_network` that learns from presentations of inputs and their labels.
 
     Each presentation runs freely from 0 to the network's `onset`, then with the learning signal to
@@ -63,7 +64,7 @@ class Sigprop:
     Examples
     --------
     >>> import ctsigprop as ct
-    >>> learner = Sigprop(ct.sigprop_network([4, 8, 2], seed=0))
+    >>> learner = ContinuousSigprop(ct.sigprop_network([4, 8, 2], seed=0))
     >>> learner.present(torch.rand(5, 4), torch.tensor([0, 1, 0, 1, 1])).shape
     torch.Size([5, 2])
     """
@@ -116,6 +117,11 @@ class Sigprop:
         return [c for c in self.network.currents if isinstance(c, Synapse) and c.plasticity]
 
     @property
+    def inputs(self) -> int:
+        """How many channels the input has."""
+        return self.network.populations["x"].size
+
+    @property
     def classes(self) -> int:
         """How many output units there are."""
         return self.network.populations["y"].size
@@ -134,6 +140,18 @@ class Sigprop:
             "rates": dict(self._rates),
             "network": hashlib.sha256(b"".join(parts)).hexdigest()[:16],
         }
+
+    def dims(self, name: str) -> tuple[str, ...]:
+        """Return the names of the axes of a weight."""
+        return tuple(self.network.variables[name].dims)
+
+    def snapshot(self) -> State:
+        """Return the weights and their tags."""
+        return dict(self.weights)
+
+    def restore(self, kept: State) -> None:
+        """Go on from a snapshot."""
+        self.weights = dict(kept)
 
     def scale_rates(self, factor: float) -> None:
         """Set every learning rate to `factor` times the one that it was built with."""
@@ -181,16 +199,7 @@ class Sigprop:
         return self._run(x, context, [0.0, self.onset], still).final
 
     def _context(self, x: Tensor, labels: Tensor) -> Tensor:
-        if x.dim() != 2 or x.shape[0] == 0 or labels.shape != x.shape[:1]:
-            raise ValueError(
-                "a presentation takes x of shape (batch, channels) and labels of shape (batch,), "
-                f"batch >= 1; got {tuple(x.shape)} and {tuple(labels.shape)}"
-            )
-        if labels.is_floating_point() or not bool(((labels >= 0) & (labels < self.classes)).all()):
-            raise ValueError(
-                f"labels must be whole numbers from 0 to {self.classes - 1}; "
-                f"got {labels.dtype} from {labels.min()} to {labels.max()}"
-            )
+        self.check_presentation(x, labels)
         return torch.nn.functional.one_hot(labels.long(), self.classes).to(x)
 
     def _run(self, x: Tensor, context: Tensor, times: list[float], weights: State) -> Solution:

@@ -32,9 +32,9 @@ class LayerRule(nn.Module, Learner):
 
     A subclass says in `learn` how a batch changes the weights: it runs the layers by `activity`, or
     shows the states of a dynamics of its own to `observed`; and it calls `step` or `descend` for
-    each layer, which is the only way in which weights move. What the rule brings itself (feedback weights, local classifiers,
-    projections of the context) are modules and buffers of its own; those that learn are handed to
-    `__init__` with the layer that they learn with.
+    each layer, which is the only way in which weights move. What the rule brings itself (feedback
+    weights, local classifiers, projections of the context) are modules and buffers of its own;
+    those that learn are handed to `__init__` with the layer that they learn with.
 
     Parameters
     ----------

@@ -44,6 +44,7 @@ from ctsigprop.solvers.events import Event
 from ctsigprop.solvers.explicit.adaptive import BogackiShampine, Dopri5, Tsit5
 from ctsigprop.solvers.explicit.fixed import RK4, Euler, ExponentialEuler, Heun, Midpoint
 from ctsigprop.solvers.impulses import Impulse
+from ctsigprop.solvers.relaxation import Steady
 from ctsigprop.solvers.scipy_ import SciPy
 from ctsigprop.solvers.torchdiffeq_ import TorchDiffEq
 from ctsigprop.store import open, save, validate
@@ -87,6 +88,7 @@ __all__ = [
     "Signal",
     "Solution",
     "Source",
+    "Steady",
     "Synapse",
     "System",
     "TextNeuron",

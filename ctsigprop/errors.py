@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 __all__ = [
     "BlowUpError",
+    "ConvergenceError",
     "CorruptStoreError",
     "IntegrationError",
     "NonFiniteError",
@@ -103,6 +104,12 @@ class BlowUpError(IntegrationError):
     """The state grew without bound in finite time."""
 
     what = "the solution blows up"
+
+
+class ConvergenceError(IntegrationError):
+    """A relaxation did not come to rest."""
+
+    what = "no steady state was reached"
 
 
 class NonFiniteError(IntegrationError):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ctsigprop.errors import unknown
+from ctsigprop.errors import ConvergenceError, unknown
 from ctsigprop.learning.learner import Learner
 from ctsigprop.models.inputs import LearningSignal
 from ctsigprop.models.synapses import Synapse
@@ -21,6 +21,7 @@ from ctsigprop.solution import Solution
 from ctsigprop.solve import solve
 from ctsigprop.solvers.base import Solver, State
 from ctsigprop.solvers.explicit.fixed import Euler
+from ctsigprop.solvers.relaxation import Relaxation, Steady
 from ctsigprop.system import System
 
 __all__ = ["ContinuousSigprop"]
@@ -37,14 +38,16 @@ class ContinuousSigprop(Learner):
         delta:        ΔW_k = (eta_k/beta) (s_kᵝ − s_k⁰) ⊗ s_{k−1}⁰
         contrastive:  ΔW_k = (eta_k/beta) (s_kᵝ ⊗ s_{k−1}ᵝ − s_k⁰ ⊗ s_{k−1}⁰)
 
+    The ends are found by integration, or straight, where the solver is `Steady`.
+
     Parameters
     ----------
     network : System
         From `sigprop_network`; it becomes the learner's own, and float32.
     end : float
         When the presentation ends.
-    solver : Solver
-        Fixed steps by default.
+    solver : Solver or Steady
+        Fixed steps by default. `Steady` is for the two-point forms.
     update : {"integrated", "delta", "contrastive"}
         How the weights move.
     weights : State, optional
@@ -71,18 +74,23 @@ class ContinuousSigprop(Learner):
 
     network: System
     end: float = 14.4
-    solver: Solver = field(default_factory=lambda: Euler(dt=0.6))
+    solver: Solver | Steady = field(default_factory=lambda: Euler(dt=0.6))
     update: Literal["integrated", "delta", "contrastive"] = "integrated"
     weights: State = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.network, System):
             raise TypeError(f"network must be a System; got {type(self.network).__name__}")
-        if not isinstance(self.solver, Solver):
+        if not isinstance(self.solver, Solver | Steady):
             raise TypeError(f"solver must be a solver; got {type(self.solver).__name__}")
         updates = ("integrated", "delta", "contrastive")
         if self.update not in updates:
             raise ValueError(unknown("update", self.update, updates))
+        if isinstance(self.solver, Steady) and self.update == "integrated":
+            raise ValueError(
+                "update 'integrated' moves the weights along the way, which Steady does not go; "
+                "take update='delta' or 'contrastive', or a solver of fixed steps"
+            )
         if not self.onset < self.end:
             raise ValueError(f"end must be later than the onset, {self.onset}; got {self.end}")
         self.network.float()
@@ -95,6 +103,7 @@ class ContinuousSigprop(Learner):
         if self.update != "integrated":  # the weights rest while the neurons move
             for synapse in self.synapses:
                 synapse.plasticity[0].gate = Constant(0.0)
+        self._presented = 0
         self._rates = {synapse.name: float(_rate(synapse)) for synapse in self.synapses}
 
     @property
@@ -174,17 +183,20 @@ class ContinuousSigprop(Learner):
 
         Raises
         ------
+        ConvergenceError
+            The loop has come to amplify: seen by `loop_gain` at every thousandth presentation.
         KeyboardInterrupt
             After Ctrl-C: the weights are those before this presentation.
         """
         context = self._context(x, labels)
-        run = self._run(x, context, [0.0, self.onset, self.end], self.weights)
+        self._check_loop(x)
         if self.update == "integrated":
+            run = self._solve(x, context, [0.0, self.onset, self.end])
             self.weights = {name: run.final[name] for name in self.weights}
-        else:
-            free, held = ({k: v[i] for k, v in run.states.items()} for i in (1, 2))
-            self.weights = self._two_point(x, free, held)
-        return run["s_y"][1]
+            return run["s_y"][1]
+        free, held = self._ends(x, context)
+        self.weights = self._two_point(x, free, held)
+        return free["s_y"]
 
     def respond(self, x: Tensor) -> Tensor:
         """Return the outputs at the end of the free interval, ``(batch, classes)``; no learning."""
@@ -196,39 +208,100 @@ class ContinuousSigprop(Learner):
         matrices = {synapse.name for synapse in self.synapses}
         still = {n: w if n in matrices else torch.zeros_like(w) for n, w in self.weights.items()}
         context = x.new_zeros(x.shape[0], self.classes)
-        return self._run(x, context, [0.0, self.onset], still).final
+        if isinstance(self.solver, Steady | Euler):
+            return still | self._relax(self._relaxation(x, context), self._zeros(x), self.onset)
+        return self._solve(x, context, [0.0, self.onset], still).final
+
+    @torch.no_grad()
+    def loop_gain(self, x: Tensor) -> Tensor:
+        """Return by how much the loop amplifies a small change of the output, ``(batch,)``.
+
+            gain = largest |eigenvalue| of ∂s_N'/∂s_N,   s_N' the output once the change went round
+
+        at the free state, by finite differences; 0 without a loop. Below 1 the free state is
+        stable, and the relaxation a contraction near it.
+        """
+        relaxation = self._relaxation(x, x.new_zeros(x.shape[0], self.classes))
+        state = relaxation.march(self._zeros(x), 0.6, self.onset)
+        step, rest = 1e-3, relaxation.sweep(state)["s_y"]
+        columns = []
+        for unit in range(self.classes):
+            moved = state["s_y"].clone()
+            moved[:, unit] += step
+            columns.append((relaxation.sweep({**state, "s_y": moved})["s_y"] - rest) / step)
+        gain: Tensor = torch.linalg.eigvals(torch.stack(columns, -1)).abs().amax(-1)
+        return gain
+
+    def _check_loop(self, x: Tensor) -> None:
+        """Refuse to go on with a loop that amplifies."""
+        self._presented += 1
+        if self._presented % 1000 != 1:  # it costs as much as a presentation
+            return
+        gain = float(self.loop_gain(x).max())
+        if not gain < 1:
+            raise ConvergenceError(
+                time=0.0,
+                variable="s_y",
+                cause=f"the loop amplifies by {gain:.3g} a round, and has to stay below 1: lower "
+                "`strength` of sigprop_network or the learning rates",
+            )
 
     def _context(self, x: Tensor, labels: Tensor) -> Tensor:
         self.check_presentation(x, labels)
         return torch.nn.functional.one_hot(labels.long(), self.classes).to(x)
 
-    def _run(self, x: Tensor, context: Tensor, times: list[float], weights: State) -> Solution:
-        zeros = {
+    def _zeros(self, x: Tensor) -> State:
+        return {
             variable.name: x.new_zeros(x.shape[0], *variable.shape, dtype=torch.float32)
             for neuron in self.network.neurons
             for variable in neuron.variables
         }
+
+    def _solve(
+        self, x: Tensor, context: Tensor, times: list[float], weights: State | None = None
+    ) -> Solution:
         run = solve(
             self.network,
-            {**zeros, **weights},
+            {**self._zeros(x), **(self.weights if weights is None else weights)},
             times,
-            solver=self.solver,
+            solver=self.solver,  # type: ignore[arg-type]
             inputs={"x": x, "c": context},
         )
         if run.status == "interrupted":  # solve() keeps what it reached; half a batch is no batch
             raise KeyboardInterrupt
         return run
 
+    def _ends(self, x: Tensor, context: Tensor) -> tuple[State, State]:
+        """Return the neurons at the ends of the free interval and of that with the signal."""
+        if not isinstance(self.solver, Steady | Euler):
+            run = self._solve(x, context, [0.0, self.onset, self.end])
+            free, held = ({k: v[i] for k, v in run.states.items()} for i in (1, 2))
+            return free, held
+        relaxation = self._relaxation(x, context)
+        free = self._relax(relaxation, self._zeros(x), self.onset)
+        relaxation.move((self.onset + self.end) / 2)
+        return free, self._relax(relaxation, free, self.end - self.onset)
+
+    def _relaxation(self, x: Tensor, context: Tensor) -> Relaxation:
+        self.check_input(x)
+        inputs = {"x": Constant(x.float()), "c": Constant(context.float())}
+        return Relaxation(self.network, self.weights, 0.0, inputs)
+
+    def _relax(self, relaxation: Relaxation, state: State, duration: float) -> State:
+        if isinstance(self.solver, Steady):
+            return relaxation.settle(state, self.solver)
+        return relaxation.march(state, self.solver.dt, duration)  # type: ignore[attr-defined]
+
     def _two_point(self, x: Tensor, free: State, held: State) -> State:
-        after = {name: free[name] for name in self.weights}
+        after = dict(self.weights)
         for synapse in self.synapses:
             pre0, pre1 = (_activity(self.network, synapse.pre, s, x) for s in (free, held))
             post0, post1 = (self.network.activity(s, synapse.post) for s in (free, held))
-            if self.update == "delta":
-                change = (post1 - post0).T @ pre0
-            else:
-                change = post1.T @ pre1 - post0.T @ pre0
-            after[synapse.name] = free[synapse.name] + _rate(synapse) * change / x.shape[0]
+            rate = float(_rate(synapse)) / x.shape[0]
+            weight = torch.addmm(self.weights[synapse.name], (post1 - post0).T, pre0, alpha=rate)
+            if self.update == "contrastive":
+                weight = torch.addmm(weight, post1.T, pre1 - pre0, alpha=rate)
+            after[synapse.name] = weight
         return after
 
 

@@ -122,6 +122,7 @@ class LayerRule(nn.Module, Learner):
     @torch.no_grad()
     def respond(self, x: Tensor) -> Tensor:
         """Return the outputs, ``(batch, classes)``."""
+        self.check_input(x)
         output: Tensor = self.network(x)
         return output
 

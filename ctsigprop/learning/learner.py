@@ -70,8 +70,14 @@ class Learner(abc.ABC):
     def respond(self, x: Tensor) -> Tensor:
         """Return the outputs, ``(batch, classes)``, the strongest of which is the answer."""
 
+    def check_input(self, x: Tensor) -> None:
+        """Refuse an input with another number of channels."""
+        if x.dim() and x.shape[-1] != self.inputs:
+            raise ValueError(f"'x' must have {self.inputs} channels; got {x.shape[-1]}")
+
     def check_presentation(self, x: Tensor, labels: Tensor) -> None:
         """Refuse a presentation with shapes or labels that do not fit."""
+        self.check_input(x)
         if x.dim() != 2 or x.shape[0] == 0 or labels.shape != x.shape[:1]:
             raise ValueError(
                 "a presentation takes x of shape (batch, channels) and labels of shape (batch,), "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from ctsigprop.signals import Signal, closed
@@ -127,6 +126,7 @@ class LearningSignal(Current):
     def connect(self, populations: Mapping[str, Population]) -> None:
         """Check the sizes."""
         size, channels = populations[self.post].size, populations[self.source].size
+        self.size = size
         want = (size, size if self.error else channels)
         got = (size, size) if self.identity else tuple(self.weight.shape)
         if got != want or (channels != size and (self.identity or self.error)):
@@ -143,7 +143,7 @@ class LearningSignal(Current):
         else:
             value = self.gate(moment.t)
             if closed(value):
-                return torch.zeros_like(moment.activity(self.post))
+                return c.new_zeros(*c.shape[:-1], self.size)
             level = value.to(c.dtype) if value.dim() == 0 else value.to(c.dtype).unsqueeze(-1)
         if self.error:
             c = c - moment.activity(self.post)

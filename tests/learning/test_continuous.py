@@ -10,6 +10,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 import ctsigprop as ct
+from ctsigprop.errors import ConvergenceError
 from ctsigprop.solvers.base import State
 from ctsigprop.train import accuracy
 
@@ -494,3 +495,44 @@ def test_silent_outputs_are_never_right() -> None:
     assert accuracy(learner, part) == 0.0  # and argmax of a silent row would be class 0
     learner.weights["W_y_one"] = torch.tensor([[0.5], [0.5], [0.1]])  # nor is a tie
     assert accuracy(learner, part) == 0.0
+
+
+def test_the_gain_of_the_loop_is_that_of_its_jacobian():
+    learner = ct.ContinuousSigprop(network(rho="tanh", strength=0.5))
+    x = torch.rand(4, SIZES[0])
+    found = learner.loop_gain(x)
+    w = {name: value.double() for name, value in learner.weights.items()}
+    fixed = next(c for c in learner.network.currents if c.name == "B_h1_y").weight.double()
+    free = {name: value.double() for name, value in learner.activities(x).items()}
+    for k in range(4):
+        loop = fixed
+        for name in [n for n in free if n[:2] == "s_"]:
+            pre = "" if name == "s_h1" else next(n for n in w if n.startswith(f"W_{name[2:]}_h"))
+            slope = torch.diag(1 - free[name][k] ** 2)
+            loop = slope @ (loop if not pre else w[pre] @ loop)
+        exact = torch.linalg.eigvals(loop).abs().max()
+        assert float(found[k]) == pytest.approx(float(exact), rel=2e-2)
+    label = ct.ContinuousSigprop(network(form="label"))
+    assert float(label.loop_gain(x).max()) == 0
+
+
+@pytest.mark.parametrize("update", ["integrated", "delta"])
+def test_a_loop_that_amplifies_is_refused(update):
+    learner = ct.ContinuousSigprop(network(rho="identity", strength=30.0), update=update)
+    with pytest.raises(ConvergenceError, match=r"amplifies by \d.* a round, and has to stay below"):
+        learner.present(torch.rand(4, SIZES[0]), torch.tensor([0, 1, 0, 1]))
+
+
+def test_steady_learning_is_that_of_a_long_integration():
+    x, labels = torch.rand(4, SIZES[0]), torch.tensor([0, 1, 0, 1])
+    ends = []
+    for solver, end in ((ct.Steady(tol=1e-6), 14.4), (ct.Euler(dt=0.3), 60.0)):
+        learner = ct.ContinuousSigprop(
+            network(onset=30.0 if end == 60 else 8.4), end=end, solver=solver, update="delta"
+        )
+        learner.present(x, labels)
+        ends.append(learner.weights)
+    for name, weight in ends[0].items():
+        torch.testing.assert_close(weight, ends[1][name], rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="update 'integrated' moves the weights along the way"):
+        ct.ContinuousSigprop(network(), solver=ct.Steady())

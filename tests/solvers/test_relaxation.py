@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+import ctsigprop as ct
+from ctsigprop.errors import ConvergenceError, NonFiniteError
+from ctsigprop.signals import Constant
+from ctsigprop.solvers.relaxation import Relaxation, Steady
+
+F64 = torch.float64
+X = torch.rand(5, 6, dtype=F64, generator=torch.Generator().manual_seed(0))
+C = torch.eye(3, dtype=F64)[[0, 1, 2, 0, 1]]
+
+
+def network(rho="tanh", strength=0.3, form="loop", **options):
+    return ct.sigprop_network([6, 8, 7, 3], rho=rho, strength=strength, form=form, **options)
+
+
+def parts(system, t=0.0):
+    weights = {n: v for n, v in system.initial_state().items() if n[:2] != "s_"}
+    state = {n: torch.zeros(5, v.size, dtype=F64) for n, v in _neurons(system).items()}
+    return Relaxation(system, weights, t, {"x": Constant(X), "c": Constant(C)}), state
+
+
+def _neurons(system):
+    return {neuron.variables[0].name: neuron for neuron in system.neurons}
+
+
+@pytest.mark.parametrize("form", ["loop", "label"])
+@pytest.mark.parametrize("rho", ["hard", "tanh", "softplus"])
+def test_marching_is_eulers_method(rho, form):
+    system = network(rho, form=form, rule="differential", eta=0.0)
+    relaxation, state = parts(system)
+    free = relaxation.march(state, 0.6, 8.4)
+    relaxation.move(10.0)
+    held = relaxation.march(free, 0.6, 6.0)
+    run = ct.solve(
+        system, state, [0.0, 8.4, 14.4], solver=ct.Euler(dt=0.6), inputs={"x": X, "c": C}
+    )
+    for name in state:
+        for k, found in ((1, free), (2, held)):
+            torch.testing.assert_close(found[name], run[name][k], rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("t", [0.0, 10.0], ids=["free", "nudged"])
+@pytest.mark.parametrize("form", ["loop", "label"])
+def test_steady_states_are_where_integration_ends(form, t):
+    relaxation, state = parts(network(form=form), t)
+    rest = relaxation.settle(state, Steady(tol=1e-13))
+    far = relaxation.march(state, 0.1, 80.0)
+    for name in state:
+        torch.testing.assert_close(rest[name], far[name], rtol=0, atol=1e-11)
+    loose = relaxation.settle(state, Steady(tol=1e-3))
+    assert max(float((loose[n] - rest[n]).abs().max()) for n in state) < 2e-3
+
+
+def test_layers_rest_at_their_instantaneous_answer():
+    layers = ct.Layers.dense([6, 8, 7, 3], rho="tanh", seed=1).double()
+    relaxation = Relaxation(layers.system(tau=2.0), {}, 0.0, {"x": Constant(X)})
+    state = {
+        name: torch.zeros(5, n.size, dtype=F64) for name, n in _neurons(layers.system()).items()
+    }
+    rest = relaxation.settle(state, Steady(max_sweeps=1))  # no loop: one sweep is all it takes
+    for name, activity in zip(rest, layers.activities(X), strict=True):
+        torch.testing.assert_close(rest[name], activity, rtol=0, atol=1e-14)
+
+
+def test_sweeps_are_counted_only_as_far_as_a_loop_reaches():
+    relaxation, state = parts(network())
+    seen = []
+    rest = relaxation._rest
+    relaxation._rest = lambda r, s: seen.append(r.neuron.name) or rest(r, s)
+    relaxation.settle(state, Steady(tol=1e-6))
+    assert seen[-1] == "h1"  # where the loop enters: behind it nothing can move
+    assert seen[:-1] == ["h1", "h2", "y"] * (len(seen) // 3)
+
+
+def test_a_loop_that_amplifies_is_an_error_and_never_a_number():
+    relaxation, state = parts(network("identity", strength=40.0))
+    with pytest.raises(NonFiniteError, match=r"not finite in 's_\w+' at index"):
+        relaxation.settle(state, Steady(tol=1e-6, max_sweeps=3000))
+    with pytest.raises(ConvergenceError, match=r"a sweep still changes it by .* after 20 sweeps"):
+        parts(network("tanh", strength=40.0))[0].settle(state, Steady(tol=1e-9, max_sweeps=20))
+    with pytest.raises(NonFiniteError):
+        relaxation.march(state, 0.6, 10000.0)
+
+
+def test_what_does_not_relax_is_refused():
+    for options, match in (
+        ({"delay": 1.0}, "W_h_x has a delay or a filter"),
+        ({"filter": (2, 1.0), "plasticity": ct.hebb(0.1)}, "W_h_x has a delay or a filter"),
+    ):
+        synapse = ct.Synapse("x", "h", torch.ones(2, 6), **options)
+        system = ct.System(ct.Source("x", 6), ct.rate("h", 2), synapse)
+        with pytest.raises(ValueError, match=match):
+            Relaxation(system, {}, 0.0, {"x": Constant(X)})
+    with pytest.raises(ValueError, match="must have one variable to relax; it has v, w"):
+        Relaxation(ct.System(ct.fitzhugh_nagumo()), {}, 0.0, {})
+    with pytest.raises(ValueError, match="tol"):
+        Steady(tol=0.0)
+    with pytest.raises(ValueError, match="max_steps"):
+        Steady(max_sweeps=0)

@@ -122,7 +122,8 @@ class Layers(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         layers = []
         for k, (n, m) in enumerate(pairwise(sizes)):
-            linear = nn.Linear(n, m, bias=bias)
+            with torch.random.fork_rng(devices=[]):  # what torch draws is overwritten
+                linear = nn.Linear(n, m, bias=bias)
             bound = math.sqrt(6 / (n + m))
             with torch.no_grad():
                 linear.weight.uniform_(-bound, bound, generator=generator)

@@ -1,0 +1,1 @@
+"""Benchmarks: what the rules reach, what the solvers cost, beside their peers."""

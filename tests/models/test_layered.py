@@ -100,7 +100,7 @@ def test_the_seed_decides_the_weights():
     assert torch.equal(one, two)
     assert not torch.equal(one, three)
     state = torch.get_rng_state()
-    wide = Layers.dense([900, 100, 3], seed=0).weights["W_h1_x"]
+    wide = Layers.dense([900, 100, 3], seed=0).weights["W_h1_x"].detach()
     assert torch.equal(torch.get_rng_state(), state)  # nobody else's random numbers are drawn
     assert float(wide.abs().max()) == pytest.approx((6 / 1000) ** 0.5, rel=1e-3)
 

@@ -12,6 +12,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,7 @@ def _train(rule: str, source: str, data: str, seed: int) -> dict[str, Any]:
         "train_error_percent": 100 * (1 - run.train_accuracy[-1]),
         "test_error_by_epoch": [round(100 * (1 - a), 3) for a in run.test_accuracy],
         "seconds": run.seconds,
+        "cpu_seconds": time.process_time(),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "recipe": str(recipe),
         "torch": torch.__version__,
@@ -136,6 +138,7 @@ def _table(data: str, recipes: dict[str, Any]) -> list[dict[str, Any]]:
                 "test_error_percent": statistics.mean(errors),
                 "spread": statistics.stdev(errors) if len(errors) > 1 else 0.0,
                 "published_percent": recipe.published,
+                "cpu_seconds": statistics.mean(run["cpu_seconds"] for run in runs),
                 "seconds": statistics.mean(run["seconds"] for run in runs),
                 "peak_memory_mb": max(run["peak_memory_mb"] for run in runs),
                 "recipe": str(recipe),

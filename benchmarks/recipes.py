@@ -55,7 +55,7 @@ def backpropagation(sizes: tuple[int, ...], seed: int, **options: Any) -> Learne
 
 MNIST = (784, 500, 500, 10)
 LOOP = {"eta": (0.2, 0.1, 0.07), "update": "delta"}
-TRAIN = {"epochs": 50, "batch": 20, "noise": 0.3}
+TRAIN = {"epochs": 60, "batch": 20, "noise": 0.3}
 
 RECIPES: dict[tuple[str, str], Recipe] = {
     ("mnist", "sigprop-loop"): Recipe(continuous, MNIST, LOOP, TRAIN, 1.90),

@@ -319,8 +319,10 @@ def _keep(run: Training, folder: Path, epoch: int, generator: torch.Generator) -
 def _restore(run: Training, folder: Path, generator: torch.Generator) -> int:
     kept = load_checkpoint(folder)
     weights = {k: v for k, v in kept.arrays.items() if k.startswith("weights.")}
+    # an optimiser has no state before its first step
+    fixed = {k: v for k, v in weights.items() if not k.startswith("weights.optimizer.")}
     match_checkpoint(
-        Checkpoint(kept.step, weights, kept.state),
+        Checkpoint(kept.step, fixed, kept.state),
         {f"weights.{k}": tuple(v.shape) for k, v in run.learner.snapshot().items()},
     )
     theirs = kept.state["settings"]

@@ -19,7 +19,7 @@ FLOORS = [
     {"solvers", "models", "solution", "store"},
     {"checks", "solve"},
     {"learning", "fit"},
-    {"train", "analyses"},
+    {"train", "compare", "analyses"},
     {"cli"},
 ]
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}

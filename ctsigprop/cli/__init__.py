@@ -1,9 +1,10 @@
-"""The command line: learn, simulate, show, validate."""
+"""The command line: learn, compare, simulate, show, validate."""
 
 from __future__ import annotations
 
 import typer
 
+from ctsigprop.cli.compare import compare
 from ctsigprop.cli.learn import learn
 from ctsigprop.cli.show import check, show
 from ctsigprop.cli.simulate import simulate
@@ -17,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(learn)
+app.command()(compare)
 app.command()(simulate)
 app.command()(show)
 app.command(name="validate")(check)

@@ -92,6 +92,7 @@ def write(folder: Path, tree: DataTree, lines: Sequence[str]) -> None:
 def figures_of(tree: DataTree) -> dict[str, Figure]:
     """Return the figures of a tree by name, whatever kind of run it holds."""
     from ctsigprop.analyses.plots import (
+        plot_comparison,
         plot_learning,
         plot_portrait,
         plot_time_courses,
@@ -103,6 +104,8 @@ def figures_of(tree: DataTree) -> dict[str, Figure]:
         shape = tree.attrs.get("image_shape")
         figures["learning"] = plot_learning(tree)
         figures["weights"] = plot_weights(tree, shape=None if shape is None else tuple(shape))
+    if "comparison" in tree.children:
+        figures["comparison"] = plot_comparison(tree)
     if "simulation" in tree.children:
         figures["time_courses"] = plot_time_courses(tree)
     if "vector_field" in tree.children:

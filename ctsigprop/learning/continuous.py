@@ -214,12 +214,12 @@ class ContinuousSigprop(Learner):
 
     @torch.no_grad()
     def loop_gain(self, x: Tensor) -> Tensor:
-        """Return by how much the loop amplifies a small change of the output, ``(batch,)``.
+        """Return by how much each layer amplifies what goes round the loop, ``(batch,)``.
 
-            gain = largest |eigenvalue| of ∂s_N'/∂s_N,   s_N' the output once the change went round
+            gain = max Re λ^(1/N),   λ the eigenvalues of ∂s_N'/∂s_N, s_N' the output that s_N makes
 
-        at the free state, by finite differences; 0 without a loop. Below 1 the free state is
-        stable, and the relaxation a contraction near it.
+        at the free state, by finite differences, for N layers of one time constant; 0 without a
+        loop. Small changes grow as exp((gain − 1) t/tau): below 1 the free state is stable.
         """
         relaxation = self._relaxation(x, x.new_zeros(x.shape[0], self.classes))
         state = relaxation.march(self._zeros(x), 0.6, self.onset)
@@ -229,7 +229,8 @@ class ContinuousSigprop(Learner):
             moved = state["s_y"].clone()
             moved[:, unit] += step
             columns.append((relaxation.sweep({**state, "s_y": moved})["s_y"] - rest) / step)
-        gain: Tensor = torch.linalg.eigvals(torch.stack(columns, -1)).abs().amax(-1)
+        eigenvalues = torch.linalg.eigvals(torch.stack(columns, -1).double())
+        gain: Tensor = eigenvalues.pow(1 / len(self.network.neurons)).real.amax(-1)
         return gain
 
     def _check_loop(self, x: Tensor) -> None:
@@ -242,7 +243,7 @@ class ContinuousSigprop(Learner):
             raise ConvergenceError(
                 time=0.0,
                 variable="s_y",
-                cause=f"the loop amplifies by {gain:.3g} a round, and has to stay below 1: lower "
+                cause=f"the loop amplifies by {gain:.3g} a layer, and has to stay below 1: lower "
                 "`strength` of sigprop_network or the learning rates",
             )
 

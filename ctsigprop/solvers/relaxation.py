@@ -25,7 +25,8 @@ class Steady:
 
     Each sweep sets every population, in the order of the system, to where it would rest with what
     it then receives (Gauss and Seidel's iteration). A network without loops is there after one
-    sweep; one with a weak loop after a few.
+    sweep; one with a weak loop after a few. What is heard in loops is extrapolated from the sweeps
+    before (Anderson's acceleration), so that loops with strong negative gain settle as well.
 
     Parameters
     ----------
@@ -38,6 +39,10 @@ class Steady:
     ------
     ValueError
         An option out of its range.
+
+    References
+    ----------
+    Anderson 1965, J. ACM 12:547-560; Walker & Ni 2011, SIAM J. Numer. Anal. 49:1715-1735.
 
     Examples
     --------
@@ -114,6 +119,15 @@ class Relaxation:
             if any(name in order[k:] for name in current.reads())
         ]
         self._last = max(backward, default=-1)  # the last population that hears a later one
+        self._heard = sorted(
+            {
+                system.populations[name].variables[0].name
+                for k, receiver in enumerate(self._receivers.values())
+                for current in receiver.others
+                for name in current.reads()
+                if name in order[k:]
+            }
+        )
         self._values: dict[str, Tensor] = {}
         self.move(t)
 
@@ -162,8 +176,10 @@ class Relaxation:
         """
         state = dict(state)
         change, worst = math.inf, ""
+        memory = _Anderson()
         for sweep in range(method.max_sweeps):
             change = 0.0
+            heard = {name: state[name] for name in self._heard}
             for k, receiver in enumerate(self._receivers.values()):
                 name = receiver.neuron.variables[0].name
                 old = state[name]
@@ -177,6 +193,7 @@ class Relaxation:
             if self._last < 0 or (sweep and change < method.tol):
                 self._check_finite(state)
                 return state
+            state |= memory.extrapolate(heard, {name: state[name] for name in self._heard})
         self._check_finite(state)
         raise ConvergenceError(
             time=float(self.t),
@@ -234,6 +251,42 @@ class Relaxation:
                     component=index,
                     cause="a loop with a gain above 1, or weights that grew too large",
                 )
+
+
+class _Anderson:
+    """Extrapolation of a fixed-point iteration y -> g(y) of each sample from its last sweeps.
+
+    The next y is the mixture of the last g(y) whose residuals g(y) − y, mixed alike, are smallest.
+    """
+
+    depth = 3
+
+    def __init__(self) -> None:
+        self._values: list[Tensor] = []
+        self._residuals: list[Tensor] = []
+
+    def extrapolate(self, before: State, after: State) -> State:
+        """Return where to go on from, given y and g(y)."""
+        if not after:
+            return after
+        shapes = {name: value.shape for name, value in after.items()}
+        y, g = (torch.cat([v.flatten(1) for v in s.values()], 1) for s in (before, after))
+        self._values.append(g)
+        self._residuals.append(g - y)
+        del self._values[: -self.depth], self._residuals[: -self.depth]
+        if len(self._values) < 2:
+            return after
+        latest = self._residuals[-1]
+        steps = torch.stack([latest - r for r in self._residuals[:-1]], -1)
+        gram = steps.mT @ steps
+        scale = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
+        ridge = torch.eye(gram.shape[-1], dtype=g.dtype, device=g.device)
+        gram = gram + (1e-6 * scale + torch.finfo(g.dtype).tiny ** 0.5) * ridge
+        weights = torch.linalg.solve(gram, steps.mT @ latest.unsqueeze(-1))
+        moves = torch.stack([g - v for v in self._values[:-1]], -1)
+        mixed = g - (moves @ weights).squeeze(-1)
+        parts = mixed.split([math.prod(shape[1:]) for shape in shapes.values()], 1)
+        return {n: p.reshape(shapes[n]) for n, p in zip(after, parts, strict=True)}
 
 
 def _add(currents: State, port: str, value: Tensor) -> None:

@@ -1,5 +1,6 @@
 """Figures, drawn from result trees alone: nothing is computed again."""
 
+from ctsigprop.analyses.plots.comparison import plot_comparison
 from ctsigprop.analyses.plots.courses import plot_time_courses
 from ctsigprop.analyses.plots.learning import plot_learning, plot_weights
 from ctsigprop.analyses.plots.look import style
@@ -8,6 +9,7 @@ from ctsigprop.analyses.plots.portraits import plot_portrait
 
 __all__ = [
     "plot_alignment",
+    "plot_comparison",
     "plot_learning",
     "plot_locality",
     "plot_portrait",

@@ -1,0 +1,127 @@
+"""``ctsigprop compare``: learning rules side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+import typer
+
+from ctsigprop.cli.run import AsJson, Out, Overwrite, new_folder, refusals, say, write
+from ctsigprop.compare import compare as compare_rules
+from ctsigprop.data import digits, load
+from ctsigprop.errors import StoreExistsError, unknown
+from ctsigprop.learning.catalogue import RULES, build
+
+if TYPE_CHECKING:
+    from xarray import Dataset
+
+__all__ = ["compare"]
+
+
+def compare(
+    rules: Annotated[str, typer.Option(help=f"Some of: {', '.join(RULES)}; or 'all'.")] = (
+        "sigprop-loop,sigprop-label,frozen,backpropagation"
+    ),
+    data: Annotated[str, typer.Option(help="'digits', or a folder with MNIST's four files.")] = (
+        "digits"
+    ),
+    hidden: Annotated[str, typer.Option(help="Units of the hidden layers.")] = "100,100",
+    seeds: Annotated[str, typer.Option(help="Of weights, split and order.")] = "0,1,2",
+    epochs: Annotated[int, typer.Option(min=1, help="How often each sample is shown.")] = 10,
+    batch: Annotated[int, typer.Option(min=1, help="Samples shown at once.")] = 20,
+    noise: Annotated[
+        float, typer.Option(min=0, help="Gaussian, on the inputs while training.")
+    ] = 0.1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the processor.")] = 1,
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoints in --out.")] = False,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train several learning rules on the same task, with the same effort, and compare them."""
+    with refusals():
+        torch.set_num_threads(threads)
+        names = list(RULES) if rules == "all" else rules.split(",")
+        for name in names:
+            if name not in RULES:
+                raise ValueError(unknown("rule", name, RULES))
+        if resume and overwrite:
+            raise ValueError("--resume and --overwrite exclude each other")
+        if resume and (out is None or not out.is_dir()):
+            raise ValueError(f"--resume needs --out and the folder of a run; got {out}")
+        units, numbers = _numbers("hidden", hidden), _numbers("seeds", seeds)
+        task = digits if data == "digits" else load(data)
+        first = digits() if callable(task) else task
+        sizes = [first.train.sizes["pixel"], *units, len(first.classes)]
+        with new_folder(out, "compare", overwrite or resume) as folder:
+            files = list(folder.glob("checkpoints/*/step_*.npz"))
+            if files and not (resume or overwrite):
+                raise StoreExistsError(
+                    f"{folder} holds checkpoints: --resume goes on, --overwrite starts anew"
+                )
+            for file in files if overwrite else ():
+                file.unlink()
+            found = compare_rules(
+                {name: partial(build, name, sizes) for name in names},
+                task,
+                seeds=numbers,
+                epochs=epochs,
+                batch=batch,
+                noise=noise,
+                checkpoints=folder / "checkpoints",
+                resume=resume,
+                progress=not as_json,
+            )
+            shape = "-".join(map(str, sizes))
+            tree = found.to_xarray(f"learning rules on {first.name}, {shape}, {epochs} epochs")
+            lines = [
+                tree.attrs["title"],
+                f"seeds {', '.join(map(str, numbers))}; noise {noise:g}; batch {batch}",
+                *_table(tree["comparison"].to_dataset()),
+            ]
+            if found.status == "interrupted":
+                lines.append(f"interrupted: the same options with --resume --out {folder} go on")
+            write(folder, tree, lines)
+            say(lines, folder, _summary(tree["comparison"].to_dataset()) if as_json else None)
+    if found.status == "interrupted":
+        raise typer.Exit(130)
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise ValueError(
+            f"--{option} takes whole numbers separated by commas; got '{text}'"
+        ) from None
+
+
+def _table(data: Dataset) -> list[str]:
+    """Return a line for each rule: its test error, mean and spread over the seeds, and its time."""
+    last = 100 * (1 - data["test_accuracy"].isel(epoch=-1))
+    mean, spread = last.mean("seed"), last.std("seed", ddof=1 if last.sizes["seed"] > 1 else 0)
+    lines = []
+    for rule in mean["rule"].values[mean.argsort().values]:
+        here, seconds = float(mean.sel(rule=rule)), float(data["seconds"].sel(rule=rule).mean())
+        lines.append(
+            f"{rule:28} test error {here:6.2f} % ± {float(spread.sel(rule=rule)):.2f}, "
+            f"{seconds:.1f} s a run"
+        )
+    return lines
+
+
+def _summary(data: Dataset) -> Mapping[str, Any]:
+    last = 100 * (1 - data["test_accuracy"].isel(epoch=-1))
+    return {
+        "rules": {
+            str(rule): {
+                "test_error_percent": float(last.sel(rule=rule).mean()),
+                "by_seed": [float(value) for value in last.sel(rule=rule)],
+                "seconds": float(data["seconds"].sel(rule=rule).mean()),
+            }
+            for rule in last["rule"].values
+        }
+    }

@@ -1,0 +1,168 @@
+"""Learning rules side by side: the same task, the same units, the same number of presentations."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ctsigprop.data import Task
+from ctsigprop.learning.learner import Learner
+from ctsigprop.solution import root_attributes
+from ctsigprop.train import Training, train
+
+if TYPE_CHECKING:
+    from xarray import Dataset, DataTree
+
+__all__ = ["Comparison", "compare"]
+
+
+@dataclass
+class Comparison:
+    """What `compare` returns: every run that there is, by rule and seed.
+
+    Attributes
+    ----------
+    runs : dict of (str, int) to Training
+        Those that are whole.
+    rules, seeds : tuple
+        What was asked for.
+    status : str
+        "complete", or "interrupted".
+    """
+
+    rules: tuple[str, ...]
+    seeds: tuple[int, ...]
+    epochs: int
+    runs: dict[tuple[str, int], Training] = field(default_factory=dict)
+    status: Literal["complete", "interrupted"] = "complete"
+
+    def to_xarray(self, title: str = "ctsigprop comparison of learning rules") -> DataTree:
+        """Return the runs as a labelled tree, /comparison with dims rule, seed and epoch.
+
+        What an interruption left out is NaN.
+        """
+        import xarray as xr
+
+        tree = xr.DataTree.from_dict({"/comparison": self._accuracies()})
+        tree.attrs = root_attributes(title) | {"status": self.status}
+        for run in self.runs.values():
+            tree.attrs |= {"task": run.task.name}
+        return tree
+
+    def _accuracies(self) -> Dataset:
+        import numpy as np
+        import xarray as xr
+
+        shape = (len(self.rules), len(self.seeds), self.epochs)
+        train, test = np.full(shape, np.nan), np.full(shape, np.nan)
+        seconds = np.full(shape[:2], np.nan)
+        for (rule, seed), run in self.runs.items():
+            at = self.rules.index(rule), self.seeds.index(seed)
+            train[at], test[at] = run.train_accuracy, run.test_accuracy
+            seconds[at] = run.seconds
+        dims = ("rule", "seed", "epoch")
+        missing = {"missing": "NaN where a run was not made"} if np.isnan(seconds).any() else {}
+        return xr.Dataset(
+            {
+                "train_accuracy": (
+                    dims,
+                    train,
+                    {"units": "1", "long_name": "accuracy while training"} | missing,
+                ),
+                "test_accuracy": (
+                    dims,
+                    test,
+                    {"units": "1", "long_name": "accuracy on the test set"} | missing,
+                ),
+                "seconds": (
+                    dims[:2],
+                    seconds,
+                    {"units": "s", "long_name": "time spent training"} | missing,
+                ),
+            },
+            coords={
+                "rule": ("rule", list(self.rules)),
+                "seed": ("seed", list(self.seeds), {"units": "1"}),
+                "epoch": ("epoch", np.arange(1, self.epochs + 1), {"units": "1"}),
+            },
+        )
+
+
+def compare(
+    rules: Mapping[str, Callable[[int], Learner]],
+    task: Task | Callable[[int], Task],
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    epochs: int = 10,
+    batch: int = 20,
+    noise: float = 0.0,
+    decay: Literal["cosine", "none"] = "cosine",
+    checkpoints: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool = False,
+) -> Comparison:
+    """Train every rule with every seed on the same presentations, and keep what is done.
+
+    Parameters
+    ----------
+    rules : mapping of str to callable
+        Makes the learner of a rule from a seed.
+    task : Task or callable
+        What is learned, or what makes it from a seed.
+    seeds : sequence of int
+        Of weights, order of presentations and noise.
+    epochs, batch, noise, decay
+        As in `train`, the same for all.
+    checkpoints : path, optional
+        A folder that receives the state of every run after every epoch.
+    resume : bool
+        Go on from there: runs that are done are read, not made again.
+    progress : bool
+        Show a bar for each run.
+
+    Raises
+    ------
+    ValueError
+        No rule or no seed, a seed that comes twice, and what `train` refuses.
+
+    Examples
+    --------
+    >>> import ctsigprop as ct
+    >>> from ctsigprop.data import digits
+    >>> def rule(seed):
+    ...     return ct.Backpropagation(ct.Layers.dense([64, 16, 10], seed=seed))
+    >>> table = compare({"backpropagation": rule}, digits, seeds=[0, 1], epochs=1).to_xarray()
+    >>> dict(table["comparison/test_accuracy"].sizes)
+    {'rule': 1, 'seed': 2, 'epoch': 1}
+    """
+    if not rules:
+        raise ValueError("rules needs at least one rule")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must be different numbers, at least one; got {list(seeds)}")
+    found = Comparison(tuple(rules), tuple(seeds), epochs)
+    tasks = {seed: task(seed) if callable(task) else task for seed in seeds}
+    for seed in seeds:  # seed by seed, so that an interruption leaves whole comparisons
+        for name, make in rules.items():
+            folder = None if checkpoints is None else Path(checkpoints) / f"{name}-{seed}"
+            begun = folder is not None and any(folder.glob("step_*.npz"))
+            run = train(
+                make(seed),
+                tasks[seed],
+                epochs=epochs,
+                batch=batch,
+                noise=noise,
+                decay=decay,
+                seed=seed,
+                checkpoints=folder,
+                resume=resume and begun,
+                progress=progress,
+                label=f"{name}, seed {seed}",
+            )
+            if run.status == "interrupted":
+                found.status = "interrupted"
+                return found
+            found.runs[name, seed] = run
+    return found

@@ -1,0 +1,85 @@
+"""The learning rules by name, each ready to learn with units of the sizes that it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+
+from ctsigprop.errors import unknown
+from ctsigprop.learning.backprop import Backpropagation
+from ctsigprop.learning.continuous import ContinuousSigprop
+from ctsigprop.learning.learner import Learner
+from ctsigprop.models.layers import Layers
+from ctsigprop.models.networks import sigprop_network
+from ctsigprop.solvers.relaxation import Steady
+
+__all__ = ["RULES", "build"]
+
+Make = Callable[[Sequence[int], int], Learner]
+
+
+def build(rule: str, sizes: Sequence[int], seed: int = 0) -> Learner:
+    """Return a learner by the name of its rule, with the rates that suit it on small images.
+
+    Parameters
+    ----------
+    rule : str
+        A key of `RULES`.
+    sizes : sequence of int
+        Channels of the input, units of each layer.
+    seed : int
+        Of the initial weights, and of what the rule draws.
+
+    Raises
+    ------
+    ValueError
+        No rule of that name; sizes that the rule does not take.
+
+    Examples
+    --------
+    >>> build("backpropagation", [64, 32, 10]).weights["W_h1_x"].shape
+    torch.Size([32, 64])
+    """
+    if rule not in RULES:
+        raise ValueError(unknown("rule", rule, RULES))
+    return RULES[rule](sizes, seed)
+
+
+def _adam(rate: float) -> Callable[..., torch.optim.Optimizer]:
+    return partial(torch.optim.Adam, lr=rate)
+
+
+def _loop(sizes: Sequence[int], seed: int) -> Learner:
+    network = sigprop_network(sizes, eta=0.5, seed=seed)
+    return ContinuousSigprop(network)
+
+
+def _loop_delta(sizes: Sequence[int], seed: int) -> Learner:
+    network = sigprop_network(sizes, eta=0.5, seed=seed)
+    return ContinuousSigprop(network, update="delta", solver=Steady())
+
+
+def _label_delta(sizes: Sequence[int], seed: int) -> Learner:
+    network = sigprop_network(sizes, form="label", eta=0.5, seed=seed)
+    return ContinuousSigprop(network, update="delta", solver=Steady())
+
+
+def _frozen(sizes: Sequence[int], seed: int) -> Learner:
+    network = sigprop_network(sizes, eta=1.0, seed=seed, learning="output")
+    return ContinuousSigprop(network, update="delta", solver=Steady())
+
+
+def _backpropagation(sizes: Sequence[int], seed: int) -> Learner:
+    return Backpropagation(Layers.dense(sizes, seed=seed), _adam(1e-3))
+
+
+RULES: Mapping[str, Make] = {
+    "sigprop-ode": _loop,
+    "sigprop-loop": _loop_delta,
+    "sigprop-label": _label_delta,
+    "frozen": _frozen,
+    "backpropagation": _backpropagation,
+}
+"""Names of rules, in the order in which they are compared."""

@@ -275,7 +275,8 @@ def train(
     finally:
         bar.close()
         learner.scale_rates(1.0)
-    run.seconds = time.perf_counter() - began
+    if first < epochs:
+        run.seconds = time.perf_counter() - began
     return run
 
 

@@ -283,7 +283,59 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(
     assert "not writable" in refused("simulate", "qif", "--out", Path("file") / "run")
 
 
+def test_compare_writes_a_table_a_figure_and_its_numbers() -> None:
+    few = ("compare", "--rules", "sigprop-loop,backpropagation", "--seeds", "0,1", *TINY)
+    result = done(*few, "--epochs", "1", "--out", "both", "--json")
+    lines = result.stdout.splitlines()
+    numbers = json.loads(lines[-1])["rules"]
+    assert sorted(p.name for p in Path("both").iterdir()) == [
+        "checkpoints", "comparison.png", "results.zarr", "summary.txt",
+    ]  # fmt: skip
+    tree = ct.open(Path("both") / "results.zarr")
+    assert ct.validate(tree) == []
+    last = tree["comparison/test_accuracy"].isel(epoch=-1)
+    for rule, found in numbers.items():
+        by_seed = 100 * (1 - last.sel(rule=rule).values)
+        assert found["by_seed"] == by_seed.tolist()
+        assert found["test_error_percent"] == pytest.approx(by_seed.mean())
+        assert any(line.startswith(rule) and f"{by_seed.mean():.2f} %" in line for line in lines)
+    errors = [found["test_error_percent"] for found in numbers.values()]
+    assert lines[2].split()[0] == min(numbers, key=lambda r: numbers[r]["test_error_percent"])
+    assert len(errors) == 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ContinuousSigprop, "present", None)  # any presentation would raise
+        done(*few, "--epochs", "1", "--out", "both", "--resume")
+        assert "--overwrite replaces it" in refused(*few, "--epochs", "1", "--out", "both")
+    again = ct.open(Path("both") / "results.zarr")["comparison"].to_dataset()
+    assert again.equals(tree["comparison"].to_dataset())
+    (Path("both") / "comparison.png").unlink()
+    done("show", "both")
+    assert (Path("both") / "comparison.png").exists()
+
+
+def test_an_interrupted_comparison_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = ("compare", "--rules", "sigprop-loop", "--seeds", "0,1", *TINY, "--epochs", "1")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 20)  # an epoch has 15 presentations
+        result = call(*few, "--out", "part")
+    assert result.exit_code == 130
+    assert "interrupted: the same options with --resume --out part go on" in result.stdout
+    part = ct.open(Path("part") / "results.zarr")["comparison/test_accuracy"]
+    assert part.isnull().values.ravel().tolist() == [False, True]
+    done(*few, "--out", "part", "--resume")
+    done(*few, "--out", "whole")
+    one, two = (
+        ct.open(Path(name) / "results.zarr")["comparison/test_accuracy"]
+        for name in ("part", "whole")
+    )
+    assert one.equals(two)
+
+
 REFUSED = [
+    (("compare", "--rules", "sigprop-lop"), "did you mean 'sigprop-loop'?"),
+    (("compare", "--seeds", "0,0"), "seeds must be different numbers"),
+    (("compare", "--seeds", "a"), "--seeds takes numbers separated by commas; got 'a'"),
+    (("compare", "--resume"), "--resume needs --out and the folder of a run; got None"),
     (
         ("learn", "--form", "lop"),
         "unknown form 'lop' (did you mean 'loop'?); accepted: label, loop",

@@ -9,10 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 import typer
 
-from ctsigprop.cli.run import AsJson, Out, Overwrite, new_folder, refusals, say, write
+from ctsigprop.cli.run import (
+    AsJson,
+    Out,
+    Overwrite,
+    check_resume,
+    clear,
+    new_folder,
+    numbers_of,
+    refusals,
+    say,
+    write,
+)
 from ctsigprop.compare import compare as compare_rules
 from ctsigprop.data import digits, load
-from ctsigprop.errors import StoreExistsError, unknown
+from ctsigprop.errors import unknown
 from ctsigprop.learning.catalogue import RULES, build
 
 if TYPE_CHECKING:
@@ -48,22 +59,13 @@ def compare(
         for name in names:
             if name not in RULES:
                 raise ValueError(unknown("rule", name, RULES))
-        if resume and overwrite:
-            raise ValueError("--resume and --overwrite exclude each other")
-        if resume and (out is None or not out.is_dir()):
-            raise ValueError(f"--resume needs --out and the folder of a run; got {out}")
-        units, numbers = _numbers("hidden", hidden), _numbers("seeds", seeds)
+        check_resume(resume, overwrite, out)
+        units, numbers = numbers_of("hidden", hidden, int), numbers_of("seeds", seeds, int)
         task = digits if data == "digits" else load(data)
         first = digits() if callable(task) else task
         sizes = [first.train.sizes["pixel"], *units, len(first.classes)]
         with new_folder(out, "compare", overwrite or resume) as folder:
-            files = list(folder.glob("checkpoints/*/step_*.npz"))
-            if files and not (resume or overwrite):
-                raise StoreExistsError(
-                    f"{folder} holds checkpoints: --resume goes on, --overwrite starts anew"
-                )
-            for file in files if overwrite else ():
-                file.unlink()
+            clear(folder, resume, overwrite)
             found = compare_rules(
                 {name: partial(build, name, sizes) for name in names},
                 task,
@@ -88,15 +90,6 @@ def compare(
             say(lines, folder, _summary(tree["comparison"].to_dataset()) if as_json else None)
     if found.status == "interrupted":
         raise typer.Exit(130)
-
-
-def _numbers(option: str, text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")] if text else []
-    except ValueError:
-        raise ValueError(
-            f"--{option} takes whole numbers separated by commas; got '{text}'"
-        ) from None
 
 
 def _table(data: Dataset) -> list[str]:

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 
-from ctsigprop.cli.run import AsJson, Out, Overwrite, new_folder, refusals, say, write
+from ctsigprop.cli.run import (
+    AsJson,
+    Out,
+    Overwrite,
+    check_resume,
+    clear,
+    new_folder,
+    numbers_of,
+    refusals,
+    say,
+    write,
+)
 from ctsigprop.data import digits, load
-from ctsigprop.errors import StoreExistsError, unknown
+from ctsigprop.errors import unknown
 from ctsigprop.learning.continuous import ContinuousSigprop
 from ctsigprop.models.networks import sigprop_network
 from ctsigprop.train import Training, train
@@ -60,11 +71,8 @@ def learn(
         torch.set_num_threads(threads)
         if rule not in RATES:
             raise ValueError(unknown("rule", rule, RATES))
-        if resume and overwrite:
-            raise ValueError("--resume and --overwrite exclude each other")
-        if resume and (out is None or not out.is_dir()):
-            raise ValueError(f"--resume needs --out and the folder of a run; got {out}")
-        units, rates = _numbers("hidden", hidden, int), _numbers("eta", eta, float)
+        check_resume(resume, overwrite, out)
+        units, rates = numbers_of("hidden", hidden, int), numbers_of("eta", eta, float)
         task = digits(seed=seed) if data == "digits" else load(data)
         sizes = [task.train.sizes["pixel"], *units, len(task.classes)]
         layers = len(sizes) - 1
@@ -74,7 +82,7 @@ def learn(
             own = [control_eta] * layers
             learners["frozen"] = _learner(sizes, form, rule, own, strength, "output", seed)
         with new_folder(out, "learn", overwrite or resume) as folder:
-            _clear(folder, resume, overwrite)
+            clear(folder, resume, overwrite)
             runs: dict[str, Training] = {}
             for name, learner in learners.items():
                 kept = folder / "checkpoints" / name
@@ -132,24 +140,6 @@ def _learner(
     )
     update = rule if rule in ("delta", "contrastive") else "integrated"
     return ContinuousSigprop(network, update=update)  # type: ignore[arg-type]
-
-
-def _clear(folder: Path, resume: bool, overwrite: bool) -> None:
-    """Remove the checkpoints of a run that is replaced; refuse to start anew beside others."""
-    files = list(folder.glob("checkpoints/*/step_*.npz"))
-    if files and not (resume or overwrite):
-        raise StoreExistsError(
-            f"{folder} holds checkpoints: --resume goes on from them, --overwrite starts anew"
-        )
-    for file in files if overwrite else ():
-        file.unlink()
-
-
-def _numbers(option: str, text: str, kind: type) -> list[Any]:
-    try:
-        return [kind(part) for part in text.split(",")] if text else []
-    except ValueError:
-        raise ValueError(f"--{option} takes numbers separated by commas; got '{text}'") from None
 
 
 def _by_layer(rates: Sequence[float], layers: int) -> list[float]:

@@ -24,8 +24,11 @@ __all__ = [
     "AsJson",
     "Out",
     "Overwrite",
+    "check_resume",
+    "clear",
     "figures_of",
     "new_folder",
+    "numbers_of",
     "refusals",
     "say",
     "store_of",
@@ -64,6 +67,35 @@ def new_folder(out: Path | None, command: str, overwrite: bool) -> Iterator[Path
     finally:
         if not any(folder.iterdir()):
             folder.rmdir()
+            if out is None and not any(folder.parent.iterdir()):
+                folder.parent.rmdir()
+
+
+def check_resume(resume: bool, overwrite: bool, out: Path | None) -> None:
+    """Refuse to go on from nowhere, or from what is to be replaced."""
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite exclude each other")
+    if resume and (out is None or not out.is_dir()):
+        raise ValueError(f"--resume needs --out and the folder of a run; got {out}")
+
+
+def clear(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Remove the checkpoints of a run that is replaced; refuse to start anew beside others."""
+    files = list(folder.glob("checkpoints/*/step_*.npz"))
+    if files and not (resume or overwrite):
+        raise StoreExistsError(
+            f"{folder} holds checkpoints: --resume goes on from them, --overwrite starts anew"
+        )
+    for file in files if overwrite else ():
+        file.unlink()
+
+
+def numbers_of(option: str, text: str, kind: type) -> list[Any]:
+    """Return the numbers of an option that takes several."""
+    try:
+        return [kind(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise ValueError(f"--{option} takes numbers separated by commas; got '{text}'") from None
 
 
 def _numbered(command: str) -> Path:

@@ -272,11 +272,10 @@ def train(
                 _keep(run, folder, epoch + 1, generator)
     except KeyboardInterrupt:
         run.status = "interrupted"
+        run.seconds = time.perf_counter() - began
     finally:
         bar.close()
         learner.scale_rates(1.0)
-    if first < epochs:
-        run.seconds = time.perf_counter() - began
     return run
 
 

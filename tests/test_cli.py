@@ -446,7 +446,7 @@ def test_simulate_says_where_the_numerics_failed() -> None:
     result = call("simulate", "blow.txt", "--initial", "x=1", "--duration", "2")
     assert result.exit_code == 2
     assert "the solution blows up in 'x'" in result.stderr
-    assert list(Path("runs").iterdir()) == []
+    assert not Path("runs").exists()
     assert "Traceback" not in result.output
 
 

@@ -99,7 +99,19 @@ def _train(rule: str, source: str, data: str, seed: int) -> dict[str, Any]:
     recipe = RECIPES[data, rule]
     task = digits(seed=seed) if source == "digits" else load(source)
     learner = recipe.build(seed)
-    run = train(learner, task, seed=seed, progress=sys.stderr.isatty(), label=rule, **recipe.train)
+    kept = RESULTS / "checkpoints" / f"{data}-{rule}-{recipe.fingerprint}-{seed}"
+    run = train(
+        learner,
+        task,
+        seed=seed,
+        checkpoints=kept,
+        resume=any(kept.glob("step_*.npz")),
+        progress=sys.stderr.isatty(),
+        label=rule,
+        **recipe.train,
+    )
+    if run.status == "interrupted":
+        raise SystemExit(130)
     row = {
         "rule": rule,
         "data": data,

@@ -103,7 +103,7 @@ class ContinuousSigprop(Learner):
         if self.update != "integrated":  # the weights rest while the neurons move
             for synapse in self.synapses:
                 synapse.plasticity[0].gate = Constant(0.0)
-        self._presented = 0
+        self._begun = False
         self._rates = {synapse.name: float(_rate(synapse)) for synapse in self.synapses}
 
     @property
@@ -184,12 +184,15 @@ class ContinuousSigprop(Learner):
         Raises
         ------
         ConvergenceError
-            The loop has come to amplify: seen by `loop_gain` at every thousandth presentation.
+            The loop amplifies: by `loop_gain` before the first presentation, or because `Steady`
+            finds no rest later.
         KeyboardInterrupt
             After Ctrl-C: the weights are those before this presentation.
         """
         context = self._context(x, labels)
-        self._check_loop(x)
+        if not self._begun:
+            self._check_loop(x)
+            self._begun = True
         if self.update == "integrated":
             run = self._solve(x, context, [0.0, self.onset, self.end])
             self.weights = {name: run.final[name] for name in self.weights}
@@ -234,10 +237,7 @@ class ContinuousSigprop(Learner):
         return gain
 
     def _check_loop(self, x: Tensor) -> None:
-        """Refuse to go on with a loop that amplifies."""
-        self._presented += 1
-        if self._presented % 1000 != 1:  # it costs as much as a presentation
-            return
+        """Refuse to begin with a loop that amplifies."""
         gain = float(self.loop_gain(x).max())
         if not gain < 1:
             raise ConvergenceError(

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import ctsigprop as ct
 from ctsigprop.analyses.alignment import alignment, descent
 from ctsigprop.analyses.plausibility import report
+from ctsigprop.learning.backprop import Backpropagation, ContinuousBackpropagation
+from ctsigprop.learning.feedback_alignment import DirectFeedbackAlignment, FeedbackAlignment
+from ctsigprop.learning.local_losses import LocalLosses
 
 CLASSES = 3
 GENERATOR = torch.Generator().manual_seed(0)
@@ -140,3 +145,89 @@ def test_an_update_must_have_all_the_weights():
     update.pop("W_y_one")
     with pytest.raises(ValueError, match="update must have the weights that learn"):
         alignment(learner, X, LABELS, update=update)
+
+
+ADAM = partial(torch.optim.Adam, lr=0.01)
+
+
+def layered(rule, *args, **options):
+    return rule(ct.Layers.dense([5, 8, 7, CLASSES], rho="tanh", seed=1).double(), *args, **options)
+
+
+def angles(learner, **options):
+    return alignment(learner, X.double(), LABELS, **options).angle
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
+def test_the_updates_of_backpropagation_have_no_angle(loss):
+    at_once = angles(layered(Backpropagation, ADAM, loss=loss))
+    assert at_once.layer.values.tolist() == ["h1", "h2", "y"]
+    assert at_once.attrs["reference"] == f"gradient of the {loss.replace('_', ' ')} of the outputs"
+    np.testing.assert_allclose(at_once, 0, atol=1e-10)
+    relaxed = angles(layered(ContinuousBackpropagation, end=30.0, loss=loss))
+    np.testing.assert_allclose(relaxed, 0, atol=1e-4)
+    early = angles(layered(ContinuousBackpropagation, end=1.5, loss=loss))
+    assert (early > 1).all()
+
+
+def test_the_slope_of_a_layered_network_is_minus_its_descent():
+    learner = layered(Backpropagation, loss="squared_error")
+    direction = descent(learner, X.double(), LABELS)
+    squared, losses = sum(float(d.square().sum()) for d in direction.values()), []
+    for size in (1e-4, -1e-4):
+        for name, weight in learner.network.weights.items():
+            weight.data += size * direction[name]
+        losses.append(loss(learner))
+        for name, weight in learner.network.weights.items():
+            weight.data -= size * direction[name]
+    assert (losses[0] - losses[1]) / 2e-4 == pytest.approx(-squared, rel=1e-4)
+
+
+@pytest.mark.parametrize("rule", [FeedbackAlignment, DirectFeedbackAlignment, LocalLosses])
+def test_the_update_of_a_rule_is_what_gradient_descent_would_do(rule):
+    measured = angles(layered(rule, ADAM))
+    assert measured.sel(layer="y") < 1e-10
+    assert (measured.sel(layer=["h1", "h2"]) > 1).all()
+    learner = layered(rule, partial(torch.optim.SGD, lr=1.0))
+    before = {name: value.clone() for name, value in learner.weights.items()}
+    learner.present(X.double(), LABELS)
+    change = {name: value - before[name] for name, value in learner.weights.items()}
+    np.testing.assert_allclose(angles(layered(rule), update=change), measured, atol=1e-5)
+
+
+def test_random_feedback_is_square_to_the_gradient_at_first_and_then_is_not():
+    from ctsigprop.data import digits
+
+    rules = [FeedbackAlignment(ct.Layers.dense([64, 64, 10], seed=s), seed=s) for s in range(3)]
+    images = digits().train.isel(sample=slice(100))
+    batch = [torch.from_numpy(images[name].values.copy()) for name in ("input", "label")]
+    first = [float(alignment(rule, *batch).angle.sel(layer="h1")) for rule in rules]
+    for rule in rules:
+        ct.train(rule, digits(), epochs=2)
+    last = [float(alignment(rule, *batch).angle.sel(layer="h1")) for rule in rules]
+    assert np.mean(first) == pytest.approx(90, abs=15)
+    assert max(last) < min(first) - 10
+
+
+def test_a_rule_is_left_as_it_was_with_its_optimisers_and_normalisation():
+    layers = [nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Tanh()]
+    network = ct.Layers(nn.Sequential(*layers), nn.Linear(8, CLASSES), inputs=5)
+    learner = DirectFeedbackAlignment(network.double(), ADAM)
+    learner.present(X.double(), LABELS)
+    kept = {name: value.clone() for name, value in learner.snapshot().items()}
+    measured = angles(learner)
+    now = learner.snapshot()
+    assert now.keys() == kept.keys()
+    assert any("running_mean" in name for name in kept)
+    assert any("exp_avg" in name for name in kept)
+    assert all(torch.equal(now[name], value) for name, value in kept.items())
+    np.testing.assert_array_equal(angles(learner), measured)
+    learner.present(X.double(), LABELS)
+    assert not torch.equal(learner.weights["h1_0_weight"], kept["module.network.layers.0.0.weight"])
+
+
+def test_going_straight_to_the_steady_state_changes_no_angle_by_much():
+    steps = make("label", update="delta", onset=30.0, end=60.0)
+    straight = make("label", update="delta", onset=30.0, end=60.0, solver=ct.Steady(tol=1e-6))
+    pair = [alignment(learner, X, LABELS).angle for learner in (steps, straight)]
+    np.testing.assert_allclose(*pair, atol=0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import numpy as np
@@ -11,6 +12,7 @@ from ode import F64, end
 
 import ctsigprop as ct
 from ctsigprop.analyses.stability import fixed_points
+from ctsigprop.learning.feedback_alignment import FeedbackAlignment
 
 TIGHT = ct.Tsit5(rtol=1e-11, atol=1e-13)
 
@@ -91,6 +93,42 @@ def measure_relaxation(quadratic, case):
     return [end(system, case["initial_state"], case["span"], TIGHT), slowest]
 
 
+def aligned(seed):
+    """Return the angle of B e with W1ᵀ e before and after learning, and how the error fell."""
+    draw = torch.Generator().manual_seed(seed)
+    network = ct.Layers.dense([30, 20, 10], rho="identity", bias=False).double()
+    for weight in network.parameters():
+        torch.nn.init.uniform_(weight, -0.01, 0.01, generator=draw)
+    rule = FeedbackAlignment(
+        network,
+        partial(torch.optim.SGD, lr=0.003),
+        loss="squared_error",
+        gain=0.5 / math.sqrt(6 / (20 + 10)),  # B uniform in ±0.5
+        seed=seed,
+    )
+    target = 2 * torch.rand(30, 10, generator=draw, dtype=F64) - 1
+    probe = torch.randn(500, 30, generator=draw, dtype=F64)
+
+    def look():
+        error = probe @ target - rule.respond(probe)
+        sent, exact = error @ rule.B_y_h1, error @ rule.weights["W_y_h1"]
+        angle = torch.cosine_similarity(sent, exact).acos().rad2deg().mean()
+        return angle.item(), error.square().sum().item()
+
+    before = look()
+    for _ in range(3000):
+        x = torch.randn(8, 30, generator=draw, dtype=F64)
+        rule.learn(x, x @ target)
+    after = look()
+    return before[0], after[0], after[1] / before[1]
+
+
+def measure_feedback_alignment(_case):
+    first, last, ratio = np.transpose([aligned(seed) for seed in range(10)])
+    assert (last < 90).all()
+    return [first.mean(), last.mean(), ratio.max()]
+
+
 def cases(file):
     """Return the measurements; one case is told as another one of the file."""
     precise = {"rtol": 1e-10, "atol": 1e-12}
@@ -101,6 +139,7 @@ def cases(file):
             "direct": partial(measure_gradients, ct.TorchDiffEq(**precise)),
             "adjoint": partial(measure_gradients, ct.TorchDiffEq(**precise, adjoint=True)),
         },
+        "LT-FEEDBACK-ALIGNMENT": {"": measure_feedback_alignment},
         "LT-EP-QUADRATIC": {"": measure_equilibrium},
         "LT-EP-FREE-RELAX": {"": partial(measure_relaxation, file["LT-EP-QUADRATIC"])},
     }

@@ -51,7 +51,6 @@ NOT_YET = {
     "SPK-CUBA": LARGE,
     "PL-CLOPATH-CLAMP": "voltage-based plasticity",
     "PL-VOGELS-ISTDP": "inhibitory plasticity in a spiking network",
-    "LT-FEEDBACK-ALIGNMENT": "feedback alignment",
     "LT-BASELINES-PUBLISHED": "equilibrium propagation, forward-forward and feedback alignment",
     "FIT-GAMMA": "coincidence factor of spike trains",
     "FIT-RECOVER-LIF": "confidence intervals of fitted parameters",

@@ -54,8 +54,8 @@ def backpropagation(sizes: tuple[int, ...], seed: int, **options: Any) -> Learne
 
 
 MNIST = (784, 500, 500, 10)
-LOOP = {"eta": (0.2, 0.1, 0.07), "update": "delta"}
-TRAIN = {"epochs": 60, "batch": 20, "noise": 0.3}
+LOOP = {"eta": (0.25, 0.125, 0.08), "update": "delta"}
+TRAIN = {"epochs": 40, "batch": 20, "noise": 0.3}
 
 RECIPES: dict[tuple[str, str], Recipe] = {
     ("mnist", "sigprop-loop"): Recipe(continuous, MNIST, LOOP, TRAIN, 1.90),

@@ -177,13 +177,14 @@ class Relaxation:
         state = dict(state)
         change, worst = math.inf, ""
         memory = _Anderson()
+        pulls: dict[str, Tensor] = {}
         for sweep in range(method.max_sweeps):
             change = 0.0
             heard = {name: state[name] for name in self._heard}
             for k, receiver in enumerate(self._receivers.values()):
                 name = receiver.neuron.variables[0].name
                 old = state[name]
-                state[name] = self._rest(receiver, state)
+                state[name] = self._rest(receiver, state, pulls)
                 if sweep and k <= self._last:
                     moved = float((state[name] - old).abs().max())
                     if not moved <= change:  # so that NaN is seen
@@ -207,17 +208,22 @@ class Relaxation:
         """Return the state after every population, in turn, has gone where it rests."""
         state = dict(state)
         for receiver in self._receivers.values():
-            state[receiver.neuron.variables[0].name] = self._rest(receiver, state)
+            state[receiver.neuron.variables[0].name] = self._rest(receiver, state, {})
         return state
 
-    def _rest(self, receiver: _Receiver, state: State) -> Tensor:
-        """Return where a population rests with what it receives now."""
+    def _rest(self, receiver: _Receiver, state: State, pulls: State) -> Tensor:
+        """Return where a population rests with what it receives now.
+
+        By the slope and how it falls with the state: exact where that is a constant, as it is for
+        rate neurons; else a chord, which the sweeps repeat. It is found once, and kept in `pulls`.
+        """
         name = receiver.neuron.variables[0].name
         received = self._received(receiver, state)
         slope = self._slope(receiver, state, received)
-        beside = self._slope(receiver, {**state, name: state[name] + 1}, received)
-        # exact where the slope is linear in the state; else a secant step, repeated by the sweeps
-        return state[name] + slope / (slope - beside)
+        if name not in pulls:
+            beside = self._slope(receiver, {**state, name: state[name] + 1}, received)
+            pulls[name] = 1 / (slope - beside)
+        return torch.addcmul(state[name], slope, pulls[name])
 
     def _received(self, receiver: _Receiver, state: State) -> State:
         """Return the currents by port but for those that the population makes itself."""

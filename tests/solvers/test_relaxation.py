@@ -70,7 +70,7 @@ def test_sweeps_are_counted_only_as_far_as_a_loop_reaches():
     relaxation, state = parts(network())
     seen = []
     rest = relaxation._rest
-    relaxation._rest = lambda r, s: seen.append(r.neuron.name) or rest(r, s)
+    relaxation._rest = lambda r, *a: seen.append(r.neuron.name) or rest(r, *a)
     relaxation.settle(state, Steady(tol=1e-6))
     assert seen[-1] == "h1"  # where the loop enters: behind it nothing can move
     assert seen[:-1] == ["h1", "h2", "y"] * (len(seen) // 3)

@@ -1,5 +1,6 @@
 """Figures, drawn from result trees alone: nothing is computed again."""
 
+from ctsigprop.analyses.plots.circuit import plot_changes, plot_circuit
 from ctsigprop.analyses.plots.comparison import plot_comparison
 from ctsigprop.analyses.plots.courses import plot_time_courses
 from ctsigprop.analyses.plots.learning import plot_learning, plot_weights
@@ -9,6 +10,8 @@ from ctsigprop.analyses.plots.portraits import plot_portrait
 
 __all__ = [
     "plot_alignment",
+    "plot_changes",
+    "plot_circuit",
     "plot_comparison",
     "plot_learning",
     "plot_locality",

@@ -10,8 +10,10 @@ from importlib.metadata import version
 
 from ctsigprop.errors import IntegrationError
 from ctsigprop.fit import fit
-from ctsigprop.learning.backprop import Backpropagation
+from ctsigprop.learning.backprop import Backpropagation, ContinuousBackpropagation
 from ctsigprop.learning.continuous import ContinuousSigprop
+from ctsigprop.learning.feedback_alignment import DirectFeedbackAlignment, FeedbackAlignment
+from ctsigprop.learning.local_losses import LocalLosses
 from ctsigprop.models.averaged import AveragedBCM, AveragedOja, AveragedSanger
 from ctsigprop.models.conductance import hodgkin_huxley, morris_lecar
 from ctsigprop.models.inputs import Input, LearningSignal
@@ -63,11 +65,14 @@ __all__ = [
     "BogackiShampine",
     "Brian2",
     "Constant",
+    "ContinuousBackpropagation",
     "ContinuousSigprop",
+    "DirectFeedbackAlignment",
     "Dopri5",
     "Euler",
     "Event",
     "ExponentialEuler",
+    "FeedbackAlignment",
     "Held",
     "Heun",
     "Impulse",
@@ -75,6 +80,7 @@ __all__ = [
     "IntegrationError",
     "Layers",
     "LearningSignal",
+    "LocalLosses",
     "Midpoint",
     "NeuralField",
     "Noise",

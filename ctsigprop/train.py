@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -152,6 +153,7 @@ def train(
     batch: int = 20,
     decay: Literal["cosine", "none"] = "cosine",
     noise: float = 0.0,
+    jitter: int = 0,
     seed: int = 0,
     checkpoints: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -172,6 +174,9 @@ def train(
         Of the learning rates over the epochs: from their value to zero along half a cosine.
     noise : float
         Standard deviation of Gaussian noise on the inputs while training.
+    jitter : int
+        The most pixels by which each image is shifted, both ways at random, while training; what
+        comes in at its edge is zero.
     seed : int
         Of the order of presentations and of the noise.
     checkpoints : path, optional
@@ -213,6 +218,9 @@ def train(
             raise ValueError(f"{what} must be a whole number >= 1; got {count!r}")
     if not 0 <= noise < math.inf:
         raise ValueError(f"noise must be >= 0; got {noise}")
+    shape: Any = task.train.attrs.get("image_shape")
+    if not isinstance(jitter, int) or jitter < 0 or (jitter and shape is None):
+        raise ValueError(f"jitter must be a whole number >= 0, and needs images; got {jitter!r}")
     if decay not in ("cosine", "none"):
         raise ValueError(unknown("decay", decay, ("cosine", "none")))
     if resume and checkpoints is None:
@@ -237,6 +245,7 @@ def train(
         "batch": batch,
         "decay": decay,
         "noise": noise,
+        "jitter": jitter,
         "seed": seed,
         "task": task.name,
         "data": _fingerprint(x, labels),
@@ -258,6 +267,8 @@ def train(
             right = 0
             for chosen in torch.split(torch.randperm(len(x), generator=generator), batch):
                 shown = x[chosen]
+                if jitter:
+                    shown = _shifted(shown, shape, jitter, generator)
                 if noise:
                     shown = shown + noise * torch.randn(shown.shape, generator=generator)
                 free = learner.present(shown, labels[chosen])
@@ -292,6 +303,17 @@ def _tensors(part: Dataset) -> tuple[Tensor, Tensor]:
     # copies: torch takes no array that is read-only or runs backwards
     x, labels = (torch.from_numpy(part[name].values.copy()) for name in ("input", "label"))
     return x, labels
+
+
+def _shifted(x: Tensor, shape: Sequence[int], most: int, generator: torch.Generator) -> Tensor:
+    """Shift every image by up to `most` pixels along each axis."""
+    rows, columns = shape
+    wide = torch.nn.functional.pad(x.reshape(-1, rows, columns), (most,) * 4)
+    start = torch.randint(2 * most + 1, (2, len(x), 1), generator=generator)
+    row, column = start[0] + torch.arange(rows), start[1] + torch.arange(columns)
+    sample = torch.arange(len(x))
+    shifted: Tensor = wide[sample[:, None, None], row[:, :, None], column[:, None, :]]
+    return shifted.reshape(x.shape)
 
 
 def _winners(outputs: Tensor) -> Tensor:

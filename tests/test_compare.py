@@ -161,5 +161,7 @@ def test_every_rule_of_the_catalogue_is_a_learner(name, task):
 
 
 def test_unknown_rules_are_refused():
-    with pytest.raises(ValueError, match=r"unknown rule 'sigprop-lop'.*did you mean 'sigprop-loop'"):
+    with pytest.raises(
+        ValueError, match=r"unknown rule 'sigprop-lop'.*did you mean 'sigprop-loop'"
+    ):
         build("sigprop-lop", SIZES)

@@ -119,6 +119,25 @@ def test_every_sample_is_shown_once_an_epoch_with_noise_of_that_size(task: Task)
     assert abs(float(noise.mean())) < 0.01
 
 
+def test_jitter_shifts_every_image_by_a_few_pixels(task: Task) -> None:
+    shown, _ = seen(task, noise=0.0, jitter=2, batch=100, epochs=1)
+    x = torch.as_tensor(task.train["input"].values)[run_order(seed=0)].reshape(-1, 8, 8)
+    padded = torch.nn.functional.pad(x, (2,) * 4)
+    shifts = set()
+    for k, image in enumerate(shown[0].reshape(-1, 8, 8)):
+        fits = [
+            (i, j)
+            for i in range(5)
+            for j in range(5)
+            if torch.equal(padded[k, i : i + 8, j : j + 8], image)
+        ]
+        assert fits
+        shifts.add(fits[0])
+    assert len(shifts) == 25
+    with pytest.raises(ValueError, match=r"jitter must be a whole number >= 0.*got -1"):
+        run(task, jitter=-1)
+
+
 def run_order(seed: int) -> Tensor:
     return torch.randperm(100, generator=torch.Generator().manual_seed(seed))
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctsigprop.errors import unknown
-from ctsigprop.learning.layerwise import SGD, LayerRule, Optimizer
+from ctsigprop.learning.layerwise import SGD, LayerRule, Optimizer, evaluating
 from ctsigprop.models.layers import Drive, Layers
 from ctsigprop.solve import solve
 from ctsigprop.solvers.base import Solver
@@ -171,7 +171,8 @@ class ContinuousBackpropagation(LayerRule):
     def respond(self, x: Tensor) -> Tensor:
         """Return the outputs at `end`, ``(batch, classes)``."""
         self.check_input(x)
-        return self._relaxed(x)
+        with evaluating(self):
+            return self._relaxed(x)
 
     def _relaxed(self, x: Tensor) -> Tensor:
         system = self.network.system(self.tau)

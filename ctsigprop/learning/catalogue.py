@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Literal
 
 import torch
 
 from ctsigprop.errors import unknown
 from ctsigprop.learning.backprop import Backpropagation
 from ctsigprop.learning.continuous import ContinuousSigprop
+from ctsigprop.learning.feedback_alignment import DirectFeedbackAlignment, FeedbackAlignment
 from ctsigprop.learning.learner import Learner
+from ctsigprop.learning.local_losses import LocalLosses
 from ctsigprop.models.layers import Layers
 from ctsigprop.models.networks import sigprop_network
 from ctsigprop.solvers.relaxation import Steady
@@ -75,11 +78,29 @@ def _backpropagation(sizes: Sequence[int], seed: int) -> Learner:
     return Backpropagation(Layers.dense(sizes, seed=seed), _adam(1e-3))
 
 
+def _feedback_alignment(sizes: Sequence[int], seed: int) -> Learner:
+    return FeedbackAlignment(Layers.dense(sizes, seed=seed), _adam(1e-3), seed=seed)
+
+
+def _direct_feedback_alignment(sizes: Sequence[int], seed: int) -> Learner:
+    network = Layers.dense(sizes, rho="tanh", seed=seed)
+    return DirectFeedbackAlignment(network, _adam(1e-3), seed=seed)
+
+
+def _local(loss: Literal["pred", "sim", "predsim"], sizes: Sequence[int], seed: int) -> Learner:
+    return LocalLosses(Layers.dense(sizes, seed=seed), _adam(1e-3), loss=loss, seed=seed)
+
+
 RULES: Mapping[str, Make] = {
     "sigprop-ode": _loop,
     "sigprop-loop": _loop_delta,
     "sigprop-label": _label_delta,
     "frozen": _frozen,
     "backpropagation": _backpropagation,
+    "feedback-alignment": _feedback_alignment,
+    "direct-feedback-alignment": _direct_feedback_alignment,
+    "local-pred": partial(_local, "pred"),
+    "local-sim": partial(_local, "sim"),
+    "local-predsim": partial(_local, "predsim"),
 }
 """Names of rules, in the order in which they are compared."""

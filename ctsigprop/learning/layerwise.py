@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from ctsigprop.learning.learner import Learner
 from ctsigprop.models.layers import Layers
 from ctsigprop.terms import State
 
-__all__ = ["SGD", "LayerRule", "Observer", "Optimizer"]
+__all__ = ["SGD", "LayerRule", "Observer", "Optimizer", "evaluating"]
 
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 """Makes an optimiser of torch from parameters: ``functools.partial(torch.optim.Adam, lr=1e-3)``."""
@@ -123,7 +124,8 @@ class LayerRule(nn.Module, Learner):
     def respond(self, x: Tensor) -> Tensor:
         """Return the outputs, ``(batch, classes)``."""
         self.check_input(x)
-        output: Tensor = self.network(x)
+        with evaluating(self):
+            output: Tensor = self.network(x)
         return output
 
     @property
@@ -207,6 +209,17 @@ class LayerRule(nn.Module, Learner):
             if optimizer is not None:
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * factor
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module, with all that it holds, into torch's evaluation mode for a while."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
 
 def _numbers(defaults: dict[str, Any]) -> dict[str, Any]:

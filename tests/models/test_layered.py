@@ -129,3 +129,17 @@ def test_the_seed_decides_the_weights():
 def test_what_is_no_network_is_refused(make, error, match):
     with pytest.raises(error, match=match):
         make()
+
+
+def test_answers_are_given_in_evaluation_mode():
+    torch.manual_seed(0)
+    network = Layers(
+        nn.Sequential(nn.Linear(36, 8), nn.BatchNorm1d(8), nn.Dropout(0.5)),
+        nn.Linear(8, 3),
+        inputs=36,
+    ).double()
+    for rule in (ct.Backpropagation(network), ct.ContinuousBackpropagation(network)):
+        before = network.layers[0][1].running_mean.clone()
+        assert torch.allclose(rule.respond(X)[:2], rule.respond(X[:2]), atol=1e-12)
+        assert torch.equal(network.layers[0][1].running_mean, before)
+        assert network.training

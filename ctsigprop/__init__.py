@@ -14,6 +14,7 @@ from ctsigprop.learning.backprop import Backpropagation, ContinuousBackpropagati
 from ctsigprop.learning.continuous import ContinuousSigprop
 from ctsigprop.learning.feedback_alignment import DirectFeedbackAlignment, FeedbackAlignment
 from ctsigprop.learning.local_losses import LocalLosses
+from ctsigprop.learning.sigprop import Sigprop
 from ctsigprop.models.averaged import AveragedBCM, AveragedOja, AveragedSanger
 from ctsigprop.models.conductance import hodgkin_huxley, morris_lecar
 from ctsigprop.models.inputs import Input, LearningSignal
@@ -92,6 +93,7 @@ __all__ = [
     "Sanger",
     "SciPy",
     "Signal",
+    "Sigprop",
     "Solution",
     "Source",
     "Steady",

@@ -10,10 +10,13 @@ import torch
 
 from ctsigprop.errors import unknown
 from ctsigprop.learning.backprop import Backpropagation
+from ctsigprop.learning.context import TargetOnly
 from ctsigprop.learning.continuous import ContinuousSigprop
 from ctsigprop.learning.feedback_alignment import DirectFeedbackAlignment, FeedbackAlignment
 from ctsigprop.learning.learner import Learner
 from ctsigprop.learning.local_losses import LocalLosses
+from ctsigprop.learning.losses import Hebbian
+from ctsigprop.learning.sigprop import Sigprop
 from ctsigprop.models.layers import Layers
 from ctsigprop.models.networks import sigprop_network
 from ctsigprop.solvers.relaxation import Steady
@@ -91,10 +94,27 @@ def _local(loss: Literal["pred", "sim", "predsim"], sizes: Sequence[int], seed: 
     return LocalLosses(Layers.dense(sizes, seed=seed), _adam(1e-3), loss=loss, seed=seed)
 
 
+def _sigprop(sizes: Sequence[int], seed: int) -> Learner:
+    return Sigprop(Layers.dense(sizes, seed=seed), seed=seed)
+
+
+def _sigprop_hebbian(sizes: Sequence[int], seed: int) -> Learner:
+    hidden, readout = (partial(torch.optim.SGD, lr=rate) for rate in (5.0, 60.0))
+    return Sigprop(
+        Layers.dense(sizes, rho="hard", seed=seed),
+        [*[hidden] * (len(sizes) - 2), readout],
+        loss=Hebbian("input"),
+        transform=partial(TargetOnly, rho="hard", spread=1.0),
+        seed=seed,
+    )
+
+
 RULES: Mapping[str, Make] = {
     "sigprop-ode": _loop,
     "sigprop-loop": _loop_delta,
     "sigprop-label": _label_delta,
+    "sigprop": _sigprop,
+    "sigprop-hebbian": _sigprop_hebbian,
     "frozen": _frozen,
     "backpropagation": _backpropagation,
     "feedback-alignment": _feedback_alignment,

@@ -15,7 +15,7 @@ from ctsigprop.models.rate import leaky_integrator
 from ctsigprop.system import System
 from ctsigprop.terms import Current, Moment, Population, Source
 
-__all__ = ["ACTIVATIONS", "Drive", "Layers"]
+__all__ = ["ACTIVATIONS", "Drive", "Layers", "activation"]
 
 #: Activation functions of dense networks by name, as `rate` calls its nonlinearities.
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {
@@ -130,7 +130,7 @@ class Layers(nn.Module):
                 if bias:
                     linear.bias.zero_()
             name = output if k == len(sizes) - 2 else rho
-            layers.append(nn.Sequential(linear, _activation(name)))
+            layers.append(nn.Sequential(linear, activation(name)))
         return cls(*layers, inputs=sizes[0])
 
     @property
@@ -265,5 +265,8 @@ class Drive(Current):
         return value.reshape(*lead, -1)
 
 
-def _activation(name: str) -> nn.Module:
+def activation(name: str) -> nn.Module:
+    """Return an activation by its name, a key of `ACTIVATIONS`."""
+    if name not in ACTIVATIONS:
+        raise ValueError(unknown("nonlinearity", name, ACTIVATIONS))
     return nn.Hardtanh(0.0, 1.0) if name == "hard" else ACTIVATIONS[name]()

@@ -165,6 +165,26 @@ class Sigprop(LayerRule):
         with evaluating(self):
             return self._settle(x, leak)
 
+    @torch.no_grad()
+    def states(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return h_k of every sample and t_k of every class, layer by layer; no learning.
+
+        Without the readout, where there is one. For transforms whose contexts are the same for
+        every sample.
+        """
+        self.check_input(x)
+        if self.transform.rows != "classes":
+            raise ValueError(
+                f"{type(self.transform).__name__} has contexts for each sample, not for each class"
+            )
+        found = []
+        with evaluating(self):
+            h, t = self._start(x, all_rows(self.transform.rows, self.contexts, len(x)))
+            for k in range(self.network.depth - (self.predict == "readout")):
+                h, t = self._advance(k, h, t, None, 1.0).tensor_split([len(x)])
+                found.append((h, t))
+        return found
+
     @property
     def transform(self) -> Transform:
         """How the context enters."""

@@ -7,6 +7,7 @@ from ctsigprop.analyses.plots.learning import plot_learning, plot_weights
 from ctsigprop.analyses.plots.look import style
 from ctsigprop.analyses.plots.plausibility import plot_alignment, plot_locality
 from ctsigprop.analyses.plots.portraits import plot_portrait
+from ctsigprop.analyses.plots.propagation import plot_propagation
 
 __all__ = [
     "plot_alignment",
@@ -16,6 +17,7 @@ __all__ = [
     "plot_learning",
     "plot_locality",
     "plot_portrait",
+    "plot_propagation",
     "plot_time_courses",
     "plot_weights",
     "style",

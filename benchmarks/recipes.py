@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import ctsigprop as ct
+from ctsigprop.learning.catalogue import RULES, build
 from ctsigprop.learning.learner import Learner
 
 __all__ = ["RECIPES", "Recipe"]
@@ -88,6 +89,11 @@ def sigprop_cnn(sizes: tuple[int, ...], seed: int, **options: Any) -> Learner:
     return ct.Sigprop(network, partial(torch.optim.Adam, lr=2e-3), seed=seed, **options)
 
 
+def catalogued(sizes: tuple[int, ...], seed: int, **options: Any) -> Learner:
+    """Return a rule as `ctsigprop compare` trains it."""
+    return build(options["rule"], sizes, seed)
+
+
 MNIST = (784, 500, 500, 10)
 LOOP = {"eta": (0.25, 0.125, 0.08), "update": "delta"}
 BATCHES = {"batch": 100, "noise": 0.3}
@@ -117,4 +123,9 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     ("mnist", "backpropagation"): Recipe(
         layered, (784, 500, 500, 10), {"of": ct.Backpropagation}, {**BATCHES, "epochs": 25}
     ),
+}
+DIGITS = {"epochs": 20, "batch": 20, "noise": 0.1}
+RECIPES |= {
+    ("digits", name): Recipe(catalogued, (64, 100, 100, 10), {"rule": name}, DIGITS)
+    for name in RULES
 }

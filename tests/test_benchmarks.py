@@ -1,0 +1,58 @@
+"""The benchmarks' frame: runs are made once, kept, and put into a table."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "benchmarks").is_dir(), reason="an installed package has no benchmarks beside it"
+)
+
+
+def run(folder: Path, *arguments: str) -> str:
+    code = (
+        "import sys; from pathlib import Path; from benchmarks import learning, recipes;"
+        f"learning.RESULTS = Path({str(folder)!r});"
+        "small = {'epochs': 1, 'batch': 100};"
+        "import dataclasses as d;"
+        "[recipes.RECIPES.update({k: d.replace(r, train=small)}) "
+        "for k, r in list(recipes.RECIPES.items())];"
+        "sys.exit(learning.main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_run_is_kept_and_stands_in_the_table(tmp_path: Path) -> None:
+    row = json.loads(run(tmp_path, "--run", "sigprop", "0"))
+    (kept,) = (tmp_path / "by_seed").glob("digits-sigprop-*-0.json")
+    assert json.loads(kept.read_text()) == row
+    worse = row | {"seed": 1, "test_error_percent": row["test_error_percent"] + 2}
+    kept.with_name(kept.name.replace("-0.json", "-1.json")).write_text(json.dumps(worse))
+    out = run(tmp_path, "--rules", "sigprop", "--seeds", "0,1", "--json")  # trains nothing
+    (found,) = json.loads(out.splitlines()[-1])
+    assert found["seeds"] == [0, 1]
+    assert found["test_error_percent"] == pytest.approx(row["test_error_percent"] + 1)
+    assert found["spread"] == pytest.approx(2**0.5)
+    assert {"rule", "data", "network", "seconds", "peak_memory_mb"} <= found.keys()
+    assert json.loads((tmp_path / "learning-digits.json").read_text()) == [found]
+
+
+def test_unknown_rules_are_refused() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "learning", "--rules", "sigprp"],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "unknown rule 'sigprp' on digits; accepted: " in done.stderr

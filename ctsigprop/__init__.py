@@ -12,8 +12,14 @@ from ctsigprop.errors import IntegrationError
 from ctsigprop.fit import fit
 from ctsigprop.learning.backprop import Backpropagation, ContinuousBackpropagation
 from ctsigprop.learning.continuous import ContinuousSigprop
+from ctsigprop.learning.equilibrium import (
+    ContinualEquilibriumPropagation,
+    EquilibriumPropagation,
+)
 from ctsigprop.learning.feedback_alignment import DirectFeedbackAlignment, FeedbackAlignment
+from ctsigprop.learning.feedback_control import DeepFeedbackControl
 from ctsigprop.learning.local_losses import LocalLosses
+from ctsigprop.learning.predictive_coding import PredictiveCoding
 from ctsigprop.learning.sigprop import Sigprop
 from ctsigprop.models.averaged import AveragedBCM, AveragedOja, AveragedSanger
 from ctsigprop.models.conductance import hodgkin_huxley, morris_lecar
@@ -66,10 +72,13 @@ __all__ = [
     "BogackiShampine",
     "Brian2",
     "Constant",
+    "ContinualEquilibriumPropagation",
     "ContinuousBackpropagation",
     "ContinuousSigprop",
+    "DeepFeedbackControl",
     "DirectFeedbackAlignment",
     "Dopri5",
+    "EquilibriumPropagation",
     "Euler",
     "Event",
     "ExponentialEuler",
@@ -87,6 +96,7 @@ __all__ = [
     "Noise",
     "OjaSubspace",
     "Parameter",
+    "PredictiveCoding",
     "Pulse",
     "Rhythm",
     "Sampled",

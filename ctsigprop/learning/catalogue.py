@@ -12,10 +12,16 @@ from ctsigprop.errors import unknown
 from ctsigprop.learning.backprop import Backpropagation
 from ctsigprop.learning.context import TargetOnly
 from ctsigprop.learning.continuous import ContinuousSigprop
+from ctsigprop.learning.equilibrium import (
+    ContinualEquilibriumPropagation,
+    EquilibriumPropagation,
+)
 from ctsigprop.learning.feedback_alignment import DirectFeedbackAlignment, FeedbackAlignment
+from ctsigprop.learning.feedback_control import DeepFeedbackControl
 from ctsigprop.learning.learner import Learner
 from ctsigprop.learning.local_losses import LocalLosses
 from ctsigprop.learning.losses import Hebbian
+from ctsigprop.learning.predictive_coding import PredictiveCoding
 from ctsigprop.learning.sigprop import Sigprop
 from ctsigprop.models.layers import Layers
 from ctsigprop.models.networks import sigprop_network
@@ -109,6 +115,43 @@ def _sigprop_hebbian(sizes: Sequence[int], seed: int) -> Learner:
     )
 
 
+def _halved(sizes: Sequence[int], seed: int) -> Layers:
+    """Return units clipped to 0 … 1 whose weights are small enough that none begins dead."""
+    network = Layers.dense(sizes, rho="hard", output="hard", seed=seed)
+    with torch.no_grad():
+        for name, weight in network.weights.items():
+            if name[0] == "W":
+                weight.mul_(0.5)
+            else:
+                weight.fill_(0.3)
+    return network
+
+
+def _equilibrium(sizes: Sequence[int], seed: int) -> Learner:
+    rates = [0.2 * 0.7**k for k in range(len(sizes) - 1)]
+    steps = [partial(torch.optim.SGD, lr=rate) for rate in rates]
+    return EquilibriumPropagation(
+        _halved(sizes, seed), steps, free=15 * (len(sizes) - 1), nudged=6, seed=seed
+    )
+
+
+def _continual_equilibrium(sizes: Sequence[int], seed: int) -> Learner:
+    steps = [partial(torch.optim.SGD, lr=0.1 * 0.7**k) for k in range(len(sizes) - 1)]
+    return ContinualEquilibriumPropagation(
+        _halved(sizes, seed), steps, free=15 * (len(sizes) - 1), nudged=6, seed=seed
+    )
+
+
+def _predictive_coding(sizes: Sequence[int], seed: int) -> Learner:
+    network = Layers.dense(sizes, rho="tanh", seed=seed)
+    return PredictiveCoding(network, _adam(2e-3), loss="cross_entropy", dt=0.1, steps=12)
+
+
+def _feedback_control(sizes: Sequence[int], seed: int) -> Learner:
+    network = Layers.dense(sizes, rho="tanh", seed=seed)
+    return DeepFeedbackControl(network, _adam(2e-3), steps=20, seed=seed)
+
+
 RULES: Mapping[str, Make] = {
     "sigprop-ode": _loop,
     "sigprop-loop": _loop_delta,
@@ -122,5 +165,9 @@ RULES: Mapping[str, Make] = {
     "local-pred": partial(_local, "pred"),
     "local-sim": partial(_local, "sim"),
     "local-predsim": partial(_local, "predsim"),
+    "equilibrium-propagation": _equilibrium,
+    "continual-equilibrium-propagation": _continual_equilibrium,
+    "predictive-coding": _predictive_coding,
+    "deep-feedback-control": _feedback_control,
 }
 """Names of rules, in the order in which they are compared."""

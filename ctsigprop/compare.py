@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ctsigprop.data import Task
+from ctsigprop.errors import IntegrationError
 from ctsigprop.learning.learner import Learner
 from ctsigprop.solution import root_attributes
 from ctsigprop.train import Training, train
@@ -27,6 +28,8 @@ class Comparison:
     ----------
     runs : dict of (str, int) to Training
         Those that are whole.
+    failures : dict of (str, int) to str
+        What stopped a run whose numerics failed.
     rules, seeds : tuple
         What was asked for.
     status : str
@@ -37,6 +40,7 @@ class Comparison:
     seeds: tuple[int, ...]
     epochs: int
     runs: dict[tuple[str, int], Training] = field(default_factory=dict)
+    failures: dict[tuple[str, int], str] = field(default_factory=dict)
     status: Literal["complete", "interrupted"] = "complete"
 
     def to_xarray(self, title: str = "ctsigprop comparison of learning rules") -> DataTree:
@@ -47,7 +51,8 @@ class Comparison:
         import xarray as xr
 
         tree = xr.DataTree.from_dict({"/comparison": self._accuracies()})
-        tree.attrs = root_attributes(title) | {"status": self.status}
+        failures = [f"{rule}, seed {seed}: {why}" for (rule, seed), why in self.failures.items()]
+        tree.attrs = root_attributes(title) | {"status": self.status, "failures": failures}
         for run in self.runs.values():
             tree.attrs |= {"task": run.task.name}
         return tree
@@ -148,19 +153,23 @@ def compare(
         for name, make in rules.items():
             folder = None if checkpoints is None else Path(checkpoints) / f"{name}-{seed}"
             begun = folder is not None and any(folder.glob("step_*.npz"))
-            run = train(
-                make(seed),
-                tasks[seed],
-                epochs=epochs,
-                batch=batch,
-                noise=noise,
-                decay=decay,
-                seed=seed,
-                checkpoints=folder,
-                resume=resume and begun,
-                progress=progress,
-                label=f"{name}, seed {seed}",
-            )
+            try:
+                run = train(
+                    make(seed),
+                    tasks[seed],
+                    epochs=epochs,
+                    batch=batch,
+                    noise=noise,
+                    decay=decay,
+                    seed=seed,
+                    checkpoints=folder,
+                    resume=resume and begun,
+                    progress=progress,
+                    label=f"{name}, seed {seed}",
+                )
+            except IntegrationError as error:  # one rule's trouble is not the others'
+                found.failures[name, seed] = str(error)
+                continue
             if run.status == "interrupted":
                 found.status = "interrupted"
                 return found

@@ -93,6 +93,24 @@ def test_an_interruption_keeps_what_is_whole_and_resuming_makes_only_the_rest(
         compare(rules(), task, **(options | {"epochs": 3}), checkpoints=tmp_path, resume=True)
 
 
+def test_a_rule_whose_numerics_fail_does_not_stop_the_others(task):
+    def runs_away(seed):
+        network = ct.Layers.dense([64, 12, 10], rho="identity", seed=seed)
+        with torch.no_grad():
+            network.weights["W_h1_x"].mul_(1e20)
+        return ct.EquilibriumPropagation(network, free=40)
+
+    both = {"away": runs_away} | rules(["backpropagation"])
+    found = compare(both, task, seeds=[0, 1], epochs=1)
+    tree = found.to_xarray()
+    assert found.status == "complete"
+    assert set(found.failures) == {("away", 0), ("away", 1)}
+    assert "away, seed 1: " in tree.attrs["failures"][1]
+    assert tree["comparison/test_accuracy"].isnull().values[0].all()
+    assert ct.validate(tree) == []
+    assert len(plot_comparison(tree).axes) == 2
+
+
 def test_the_figure_shows_every_rule_and_every_seed(task):
     tree = compare(rules(), task, seeds=[0, 1, 2], epochs=2).to_xarray()
     left, right = plot_comparison(tree).axes[:2]

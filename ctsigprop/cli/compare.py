@@ -27,7 +27,7 @@ from ctsigprop.errors import unknown
 from ctsigprop.learning.catalogue import RULES, build
 
 if TYPE_CHECKING:
-    from xarray import Dataset
+    from xarray import DataArray, Dataset
 
 __all__ = ["compare"]
 
@@ -84,6 +84,7 @@ def compare(
                 f"seeds {', '.join(map(str, numbers))}; noise {noise:g}; batch {batch}",
                 *_table(tree["comparison"].to_dataset()),
             ]
+            lines += [f"failed: {failure}" for failure in tree.attrs["failures"]]
             if found.status == "interrupted":
                 lines.append(f"interrupted: the same options with --resume --out {folder} go on")
             write(folder, tree, lines)
@@ -111,10 +112,15 @@ def _summary(data: Dataset) -> Mapping[str, Any]:
     return {
         "rules": {
             str(rule): {
-                "test_error_percent": float(last.sel(rule=rule).mean()),
-                "by_seed": [float(value) for value in last.sel(rule=rule)],
-                "seconds": float(data["seconds"].sel(rule=rule).mean()),
+                "test_error_percent": _known(last.sel(rule=rule).mean()),
+                "by_seed": [_known(value) for value in last.sel(rule=rule)],
+                "seconds": _known(data["seconds"].sel(rule=rule).mean()),
             }
             for rule in last["rule"].values
         }
     }
+
+
+def _known(value: DataArray) -> float | None:
+    """Return a number, or None for NaN, which JSON has not."""
+    return None if bool(value.isnull()) else float(value)

@@ -84,24 +84,26 @@ def _frozen(sizes: Sequence[int], seed: int) -> Learner:
 
 
 def _backpropagation(sizes: Sequence[int], seed: int) -> Learner:
-    return Backpropagation(Layers.dense(sizes, seed=seed), _adam(1e-3))
+    return Backpropagation(Layers.dense(sizes, seed=seed), _adam(1e-2))
 
 
 def _feedback_alignment(sizes: Sequence[int], seed: int) -> Learner:
-    return FeedbackAlignment(Layers.dense(sizes, seed=seed), _adam(1e-3), seed=seed)
+    network = Layers.dense(sizes, rho="tanh", seed=seed)
+    return FeedbackAlignment(network, _adam(1e-2), seed=seed)
 
 
 def _direct_feedback_alignment(sizes: Sequence[int], seed: int) -> Learner:
     network = Layers.dense(sizes, rho="tanh", seed=seed)
-    return DirectFeedbackAlignment(network, _adam(1e-3), seed=seed)
+    return DirectFeedbackAlignment(network, _adam(1e-2), seed=seed)
 
 
 def _local(loss: Literal["pred", "sim", "predsim"], sizes: Sequence[int], seed: int) -> Learner:
-    return LocalLosses(Layers.dense(sizes, seed=seed), _adam(1e-3), loss=loss, seed=seed)
+    rate = {"pred": 1e-2, "sim": 1e-3, "predsim": 3e-3}[loss]
+    return LocalLosses(Layers.dense(sizes, seed=seed), _adam(rate), loss=loss, seed=seed)
 
 
 def _sigprop(sizes: Sequence[int], seed: int) -> Learner:
-    return Sigprop(Layers.dense(sizes, seed=seed), seed=seed)
+    return Sigprop(Layers.dense(sizes, seed=seed), _adam(3e-3), seed=seed)
 
 
 def _sigprop_hebbian(sizes: Sequence[int], seed: int) -> Learner:
@@ -128,18 +130,15 @@ def _halved(sizes: Sequence[int], seed: int) -> Layers:
 
 
 def _equilibrium(sizes: Sequence[int], seed: int) -> Learner:
-    rates = [0.2 * 0.7**k for k in range(len(sizes) - 1)]
-    steps = [partial(torch.optim.SGD, lr=rate) for rate in rates]
-    return EquilibriumPropagation(
-        _halved(sizes, seed), steps, free=15 * (len(sizes) - 1), nudged=6, seed=seed
-    )
+    steps = [partial(torch.optim.SGD, lr=0.2 * 0.45**k) for k in range(len(sizes) - 1)]
+    free = 14 * (len(sizes) - 1)
+    return EquilibriumPropagation(_halved(sizes, seed), steps, free=free, nudged=8, seed=seed)
 
 
 def _continual_equilibrium(sizes: Sequence[int], seed: int) -> Learner:
-    steps = [partial(torch.optim.SGD, lr=0.1 * 0.7**k) for k in range(len(sizes) - 1)]
-    return ContinualEquilibriumPropagation(
-        _halved(sizes, seed), steps, free=15 * (len(sizes) - 1), nudged=6, seed=seed
-    )
+    steps = [partial(torch.optim.SGD, lr=0.1 * 0.45**k) for k in range(len(sizes) - 1)]
+    free, network = 14 * (len(sizes) - 1), _halved(sizes, seed)
+    return ContinualEquilibriumPropagation(network, steps, free=free, nudged=8, seed=seed)
 
 
 def _predictive_coding(sizes: Sequence[int], seed: int) -> Learner:

@@ -18,7 +18,9 @@ from ctsigprop.learning.equilibrium import (
 )
 from ctsigprop.learning.feedback_alignment import DirectFeedbackAlignment, FeedbackAlignment
 from ctsigprop.learning.feedback_control import DeepFeedbackControl
+from ctsigprop.learning.forward_forward import ForwardForward
 from ctsigprop.learning.local_losses import LocalLosses
+from ctsigprop.learning.pepita import Pepita
 from ctsigprop.learning.predictive_coding import PredictiveCoding
 from ctsigprop.learning.sigprop import Sigprop
 from ctsigprop.models.averaged import AveragedBCM, AveragedOja, AveragedSanger
@@ -83,6 +85,7 @@ __all__ = [
     "Event",
     "ExponentialEuler",
     "FeedbackAlignment",
+    "ForwardForward",
     "Held",
     "Heun",
     "Impulse",
@@ -96,6 +99,7 @@ __all__ = [
     "Noise",
     "OjaSubspace",
     "Parameter",
+    "Pepita",
     "PredictiveCoding",
     "Pulse",
     "Rhythm",

@@ -16,7 +16,7 @@ from ctsigprop.learning.catalogue import RULES, build
 from ctsigprop.learning.learner import Learner
 from ctsigprop.train import train
 
-SIZES = [64, 12, 10]
+SIZES = [64, 12, 12, 10]
 SMALL = ["sigprop-loop", "backpropagation"]
 
 
@@ -171,7 +171,7 @@ def test_every_rule_of_the_catalogue_is_a_learner(name, task):
         one.present(x[:20], labels[:20])
         assert all(torch.equal(one.weights[key], value) for key, value in still.items())
     assert str(one.settings) == str(two.settings)
-    assert str(one.settings) != str(build(name, [64, 13, 10], 1).settings)
+    assert str(one.settings) != str(build(name, [64, 13, 12, 10], 1).settings)
     with pytest.raises(ValueError, match="'x' must have 64 channels; got 63"):
         one.present(x[:20, 1:], labels[:20])
     with pytest.raises(ValueError, match="labels must be whole numbers from 0 to 9"):

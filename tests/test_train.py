@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 import ctsigprop as ct
 from ctsigprop.data import Task, digits
-from ctsigprop.errors import CorruptStoreError, StoreExistsError
+from ctsigprop.errors import CorruptStoreError, NonFiniteError, StoreExistsError
 from ctsigprop.train import Training, accuracy, train
 
 SIZES = [64, 12, 10]
@@ -366,3 +367,9 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(
     who: Callable[..., Any] = stopped(learner(), 1)
     with pytest.raises(PermissionError, match="not writable"):
         run(task, who, checkpoints=tmp_path / "file" / "kept")
+
+
+def test_learning_that_diverges_is_an_error(task: Task) -> None:
+    step = partial(torch.optim.SGD, lr=1e20)
+    with pytest.raises(NonFiniteError, match=r"in 'y' at index .* learning has diverged"):
+        run(task, ct.Backpropagation(ct.Layers.dense(SIZES), step, loss="squared_error"))

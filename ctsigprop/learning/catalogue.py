@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -18,9 +18,11 @@ from ctsigprop.learning.equilibrium import (
 )
 from ctsigprop.learning.feedback_alignment import DirectFeedbackAlignment, FeedbackAlignment
 from ctsigprop.learning.feedback_control import DeepFeedbackControl
+from ctsigprop.learning.forward_forward import ForwardForward
 from ctsigprop.learning.learner import Learner
 from ctsigprop.learning.local_losses import LocalLosses
 from ctsigprop.learning.losses import Hebbian
+from ctsigprop.learning.pepita import Pepita
 from ctsigprop.learning.predictive_coding import PredictiveCoding
 from ctsigprop.learning.sigprop import Sigprop
 from ctsigprop.models.layers import Layers
@@ -130,13 +132,13 @@ def _halved(sizes: Sequence[int], seed: int) -> Layers:
 
 
 def _equilibrium(sizes: Sequence[int], seed: int) -> Learner:
-    steps = [partial(torch.optim.SGD, lr=0.2 * 0.45**k) for k in range(len(sizes) - 1)]
+    steps = [partial(torch.optim.SGD, lr=0.1 * 0.5**k) for k in range(len(sizes) - 1)]
     free = 14 * (len(sizes) - 1)
     return EquilibriumPropagation(_halved(sizes, seed), steps, free=free, nudged=8, seed=seed)
 
 
 def _continual_equilibrium(sizes: Sequence[int], seed: int) -> Learner:
-    steps = [partial(torch.optim.SGD, lr=0.1 * 0.45**k) for k in range(len(sizes) - 1)]
+    steps = [partial(torch.optim.SGD, lr=0.02 * 0.5**k) for k in range(len(sizes) - 1)]
     free, network = 14 * (len(sizes) - 1), _halved(sizes, seed)
     return ContinualEquilibriumPropagation(network, steps, free=free, nudged=8, seed=seed)
 
@@ -149,6 +151,19 @@ def _predictive_coding(sizes: Sequence[int], seed: int) -> Learner:
 def _feedback_control(sizes: Sequence[int], seed: int) -> Learner:
     network = Layers.dense(sizes, rho="tanh", seed=seed)
     return DeepFeedbackControl(network, _adam(2e-3), steps=20, seed=seed)
+
+
+def _forward_forward(sizes: Sequence[int], seed: int) -> Learner:
+    channels, *hidden, classes = sizes
+    network = Layers.dense([channels + classes, *hidden], output="relu", seed=seed)
+    options: dict[str, Any] = {"place": "append", "strength": 2.0, "predict": "readout"}
+    return ForwardForward(network, _adam(1e-2), classes=classes, seed=seed, **options)
+
+
+def _pepita(sizes: Sequence[int], seed: int) -> Learner:
+    network = Layers.dense(sizes, bias=False, seed=seed)
+    step = partial(torch.optim.SGD, lr=0.02, momentum=0.9)
+    return Pepita(network, step, gain=0.3, seed=seed)
 
 
 RULES: Mapping[str, Make] = {
@@ -164,6 +179,8 @@ RULES: Mapping[str, Make] = {
     "local-pred": partial(_local, "pred"),
     "local-sim": partial(_local, "sim"),
     "local-predsim": partial(_local, "predsim"),
+    "forward-forward": _forward_forward,
+    "pepita": _pepita,
     "equilibrium-propagation": _equilibrium,
     "continual-equilibrium-propagation": _continual_equilibrium,
     "predictive-coding": _predictive_coding,

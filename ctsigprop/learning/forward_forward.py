@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctsigprop.errors import unknown
-from ctsigprop.learning.equilibrium import one_hot
 from ctsigprop.learning.layerwise import LayerRule, Optimizer, evaluating
+from ctsigprop.learning.relaxing import one_hot
 from ctsigprop.models.layers import Layers
 from ctsigprop.solvers.options import check_positive
 
@@ -120,7 +120,8 @@ class ForwardForward(LayerRule):
         check_positive("strength", strength)
         check_positive("threshold", threshold)
         units = sum(math.prod(shape) for shape in network.shapes[1:])
-        readout = nn.utils.skip_init(nn.Linear, units, classes)
+        with torch.random.fork_rng(devices=[]):  # what torch draws is overwritten
+            readout = nn.Linear(units, classes)
         for parameter in readout.parameters():
             nn.init.zeros_(parameter)
         readout.to(next(network.parameters(), torch.zeros(())))

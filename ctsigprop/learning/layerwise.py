@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ctsigprop.errors import NonFiniteError
 from ctsigprop.learning.learner import Learner
 from ctsigprop.models.layers import Layers
 from ctsigprop.terms import State
@@ -116,9 +117,23 @@ class LayerRule(nn.Module, Learner):
             self.step(k, torch.autograd.grad(loss, parameters, allow_unused=True))
 
     def present(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Show a batch with its labels, and learn; return the outputs from before it learned."""
+        """Show a batch with its labels, and learn; return the outputs from before it learned.
+
+        Raises
+        ------
+        NonFiniteError
+            The outputs are not finite: learning has diverged.
+        """
         self.check_presentation(x, labels)
-        return self.learn(x, labels).detach()
+        output = self.learn(x, labels).detach()
+        if not bool(torch.isfinite(output).all()):
+            raise NonFiniteError(
+                time=0.0,
+                variable="y",
+                component=tuple((~torch.isfinite(output)).nonzero()[0].tolist()),
+                cause="learning has diverged, or the input was not finite: lower the rates",
+            )
+        return output
 
     @torch.no_grad()
     def respond(self, x: Tensor) -> Tensor:

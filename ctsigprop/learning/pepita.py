@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ctsigprop.learning.backprop import Loss, check_loss
-from ctsigprop.learning.equilibrium import RelaxingRule, one_hot, output_error
 from ctsigprop.learning.layerwise import SGD, Optimizer
+from ctsigprop.learning.relaxing import RelaxingRule, one_hot, output_error
 from ctsigprop.models.layers import Layers
 from ctsigprop.solvers.options import check_positive
 

@@ -26,6 +26,7 @@ class Input(Current):
 
     Examples
     --------
+    >>> import torch
     >>> import ctsigprop as ct
     >>> cell = ct.leaky_integrator("y", size=2, tau=1.0)
     >>> system = ct.System(ct.Source("u", 2, torch.ones(2)), cell, ct.Input("u", "y", gain=2.0))
@@ -87,6 +88,7 @@ class LearningSignal(Current):
 
     Examples
     --------
+    >>> import torch
     >>> import ctsigprop as ct
     >>> out = ct.leaky_integrator("y", size=2, tau=1.0)
     >>> nudge = ct.LearningSignal("c", "y", gate=ct.Pulse(1.0), error=True)

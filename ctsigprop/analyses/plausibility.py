@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ctsigprop.checks import check_inputs
+from ctsigprop.analyses.cut import Cut, cut, cut_at, leaves
 from ctsigprop.errors import unknown
 from ctsigprop.models.plasticity import TextPlasticity
 from ctsigprop.models.synapses import Synapse
 from ctsigprop.signals import Signal
 from ctsigprop.solution import root_attributes
 from ctsigprop.system import System
-from ctsigprop.terms import Moment, Plasticity, Population, State
+from ctsigprop.terms import Plasticity, State
 
 if TYPE_CHECKING:
     from xarray import Dataset, DataTree
 
-__all__ = ["ARGUMENTS", "SCOPES", "locality", "report"]
+__all__ = ["ARGUMENTS", "SCOPES", "flags", "locality", "report"]
 
-SCOPES = ("synapse", "neuron", "layer", "network")
+SCOPES = ("synapse", "neuron", "layer", "batch", "network")
 """How far a synapse has to look, each with those before it."""
 
 ARGUMENTS: Mapping[str, str] = {
@@ -107,10 +107,7 @@ def locality(
     synapse = _plastic(system, weight)
     generator = torch.Generator().manual_seed(seed)
     probes = _probes(synapse, generator)
-    if state is None:
-        moment = _generic(system, t, generator)
-    else:
-        moment = _at(system, state, t, inputs or {})
+    moment = cut(system, t, generator) if state is None else cut_at(system, state, t, inputs or {})
     labels: list[str] = []
     rows: list[list[float]] = []
     gated: list[int] = []
@@ -130,11 +127,11 @@ def locality(
     return xr.Dataset(
         {
             "sensitivity": (("rule", "argument"), sensitivity, attrs),
-            "scope": ("rule", scope.astype(np.int8), _flags(SCOPES, "how far the rule looks")),
+            "scope": ("rule", scope.astype(np.int8), flags(SCOPES, "how far the rule looks")),
             "gated": (
                 "rule",
                 np.array(gated, dtype=np.int8),
-                _flags(("no", "yes"), "whether a common gate switches the rule"),
+                flags(("no", "yes"), "whether a common gate switches the rule"),
             ),
         },
         coords={"rule": ("rule", labels), "argument": ("argument", list(ARGUMENTS))},
@@ -167,77 +164,11 @@ def report(*measures: Dataset, title: str = "ctsigprop plausibility") -> DataTre
     return tree
 
 
-class _Cut(Moment):
-    """A moment in which every activity, every rate and every variable is a number of its own."""
-
-    def __init__(
-        self,
-        t: float,
-        populations: Mapping[str, Population],
-        state: State,
-        activities: State,
-        rates: State,
-        modulator: Tensor | None = None,
-    ) -> None:
-        super().__init__(torch.tensor(t, dtype=torch.float64), _leaves(state), populations, {})
-        self.activities, self.rates = _leaves(activities), _leaves(rates)
-        self.modulator = modulator
-
-    def activity(self, name: str, delay: float = 0.0) -> Tensor:
-        """Return the activity; how old it is makes no difference here."""
-        del delay
-        return self.activities[name]
-
-    def rate(self, name: str) -> Tensor:
-        """Return the rate."""
-        return self.rates[name]
-
-
-def _leaves(values: State) -> State:
-    return {name: value.detach().clone().requires_grad_() for name, value in values.items()}
-
-
 def _plastic(system: System, weight: str) -> Synapse:
     synapses = {c.name: c for c in system.currents if isinstance(c, Synapse) and c.plasticity}
     if weight not in synapses:
         raise ValueError(unknown("plastic synapse", weight, synapses))
     return synapses[weight]
-
-
-def _generic(system: System, t: float, generator: torch.Generator) -> _Cut:
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    state = {name: draw(*variable.shape) for name, variable in system.variables.items()}
-    activities, rates = (
-        {name: draw(population.size) for name, population in system.populations.items()}
-        for _ in range(2)
-    )
-    return _Cut(t, system.populations, state, activities, rates, draw())
-
-
-def _at(
-    system: System,
-    state: Mapping[str, Tensor],
-    t: float,
-    inputs: Mapping[str, Signal | Tensor | float],
-) -> _Cut:
-    system.check_state(state)
-    signals = check_inputs(system, inputs)
-    whole = system.initial_state() | dict(state)
-    for name, variable in system.variables.items():
-        if tuple(whole[name].shape) != variable.shape:
-            raise ValueError(
-                f"'{name}' must have shape {variable.shape}, one sample; "
-                f"got {tuple(whole[name].shape)}"
-            )
-    at = torch.tensor(t, dtype=torch.float64)
-    with torch.no_grad():
-        moment = Moment(at, whole, system.populations, signals)
-        moment.derivative = system(at, whole, inputs=signals)
-        activities = {name: moment.activity(name) for name in system.populations}
-        rates = {name: moment.rate(name) for name in system.populations}
-    return _Cut(t, system.populations, whole, activities, rates)
 
 
 def _probes(synapse: Synapse, generator: torch.Generator) -> list[tuple[int, int]]:
@@ -249,17 +180,17 @@ def _probes(synapse: Synapse, generator: torch.Generator) -> list[tuple[int, int
 
 
 def _sensitivities(
-    synapse: Synapse, rule: Plasticity, moment: _Cut, probes: Sequence[tuple[int, int]]
+    synapse: Synapse, rule: Plasticity, moment: Cut, probes: Sequence[tuple[int, int]]
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """Give each equation of a rule with its largest derivative by every argument."""
     local = synapse.local(moment, rule)
     extra: State = {}
     if local.modulator is not None:
         value = local.modulator() if moment.modulator is None else moment.modulator
-        extra = _leaves({"modulator": value})
+        extra = leaves({"modulator": value})
         local.modulator = lambda: extra["modulator"]
     arguments = list(_arguments(synapse, moment, extra))
-    leaves = [leaf for leaf, _, _ in arguments]
+    cuts = [leaf for leaf, _, _ in arguments]
     dims = {v.name.removesuffix(f"_{synapse.name}"): v.dims for v in synapse.variables[1:]}
     post, pre = dims["w"] = synapse.variables[0].dims
     changes = rule(local)
@@ -269,7 +200,7 @@ def _sensitivities(
         for i, j in probes if change.requires_grad else ():
             place = tuple({post: i, pre: j}[dim] for dim in dims[short])
             gradients = torch.autograd.grad(
-                change[place], leaves, retain_graph=True, allow_unused=True
+                change[place], cuts, retain_graph=True, allow_unused=True
             )
             for gradient, (_, sides, names) in zip(gradients, arguments, strict=True):
                 if gradient is None:
@@ -287,7 +218,7 @@ def _sensitivities(
 Argument = tuple[Tensor, tuple[str, ...], tuple[str, str, str]]
 
 
-def _arguments(synapse: Synapse, moment: _Cut, extra: State) -> Iterator[Argument]:
+def _arguments(synapse: Synapse, moment: Cut, extra: State) -> Iterator[Argument]:
     """Give each leaf, the side that each of its axes is on, and its names.
 
     The names are those of the entries of the synapse itself, of other synapses of its neuron, and
@@ -345,7 +276,8 @@ def _label(rule: Plasticity, short: str) -> str:
     return type(rule).__name__ if short == "w" else f"{type(rule).__name__}: {short}"
 
 
-def _flags(meanings: Sequence[str], meaning: str) -> dict[str, object]:
+def flags(meanings: Sequence[str], meaning: str) -> dict[str, object]:
+    """Return the attributes of a variable whose numbers stand for words (CF flags)."""
     import numpy as np
 
     return {

@@ -172,7 +172,7 @@ class DeepFeedbackControl(RelaxingRule):
             integral = integral + self.dt / self.tau_u * (error - self.leak * integral)
         self.check_finite(v, self.steps * self.dt)
         after = float(error.norm())
-        if not after <= before:
+        if self.unobserved and not after <= before:
             raise ConvergenceError(
                 time=self.steps * self.dt,
                 variable=self.network.names[-1],

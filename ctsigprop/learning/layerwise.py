@@ -92,7 +92,10 @@ class LayerRule(nn.Module, Learner):
         return self.observed(k, self.network.layers[k](h))
 
     def observed(self, k: int, activity: Tensor) -> Tensor:
-        """Show an activity of layer k to the observer, if there is one; return what it returns."""
+        """Show an activity of layer k to the observer, if there is one; return what it returns.
+
+        Layer −1 is the input, where a rule changes it.
+        """
         return activity if self.observer is None else self.observer(k, activity)
 
     def parameters_of(self, k: int) -> list[nn.Parameter]:

@@ -109,7 +109,7 @@ class Pepita(RelaxingRule):
             first.append(h)
         output = self.activity(last, h)
 
-        before = x + output_error(output, target, self.loss) @ self.F.T
+        before = self.observed(-1, x + output_error(output, target, self.loss) @ self.F.T)
         for k in range(last):
             h = self.activity(k, before) * masks[k]
             self._learn_layer(k, first[k] - h, before)

@@ -133,7 +133,7 @@ class PredictiveCoding(RelaxingRule):
             now = self._compare(x, z, target)
         self.check_finite(z, self.steps * self.dt)
         energies = [self._energy(found, target) for found in (start, now)]
-        if not energies[1] <= 2 * energies[0]:
+        if self.unobserved and not energies[1] <= 2 * energies[0]:
             raise ConvergenceError(
                 time=self.steps * self.dt,
                 cause=f"the energy climbed from {energies[0]:.3g} to {energies[1]:.3g}: take a "

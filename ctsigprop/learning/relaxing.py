@@ -60,6 +60,11 @@ class RelaxingRule(LayerRule):
                     f"{', '.join(module.__name__ for module in SLOPES)}"
                 )
 
+    @property
+    def unobserved(self) -> bool:
+        """Whether the units relax by themselves; an observer may hold them where they are."""
+        return self.observer is None
+
     def affine(self, k: int, h: Tensor) -> Tensor:
         """Return W_k h + b_k for what comes from the layer before."""
         value: Tensor = self._parts(k)[0](h)

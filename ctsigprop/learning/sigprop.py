@@ -247,7 +247,8 @@ class Sigprop(LayerRule):
                 y = self.network(h).softmax(1)
         if rows.sample is not None:
             beside, y = x[rows.sample], y[rows.sample]
-        return h, self.transform(rows.c, beside, y)
+        t = self.transform(rows.c, beside, y)
+        return h, self.observed(-1, t) if self.transform.loops else t
 
     def _advance(self, k: int, h: Tensor, t: Tensor, held: Tensor | None, leak: float) -> Tensor:
         """Return layer k's h above its t, from one pass."""

@@ -119,7 +119,7 @@ def test_a_layer_steps_as_the_second_pass_reaches_it_and_without_autograd():
     rule.step = lambda k, gradients: order.append(("step", k, gradients[0].requires_grad))
     rule.present(X, LABELS)
     assert order == [
-        *(("seen", k, False) for k in range(3)),
+        *(("seen", k, False) for k in (0, 1, 2, -1)),
         *(event for k in range(3) for event in (("seen", k, False), ("step", k, False))),
     ]
 

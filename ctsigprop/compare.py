@@ -8,8 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import torch
+
+from ctsigprop.analyses.alignment import alignment
+from ctsigprop.analyses.needs import needs, side_by_side
 from ctsigprop.data import Task
 from ctsigprop.errors import IntegrationError
+from ctsigprop.learning.continuous import ContinuousSigprop
+from ctsigprop.learning.forward_forward import ForwardForward
+from ctsigprop.learning.layerwise import LayerRule
 from ctsigprop.learning.learner import Learner
 from ctsigprop.solution import root_attributes
 from ctsigprop.train import Training, train
@@ -18,6 +25,9 @@ if TYPE_CHECKING:
     from xarray import Dataset, DataTree
 
 __all__ = ["Comparison", "compare"]
+
+ALIGNED = 200
+"""Training samples whose update is compared with that of backpropagation."""
 
 
 @dataclass
@@ -32,6 +42,8 @@ class Comparison:
         What stopped a run whose numerics failed.
     rules, seeds : tuple
         What was asked for.
+    plausibility : dict of (str, int) to Dataset
+        What each rule needs, by `needs`, and its `alignment`, after it has learned.
     status : str
         "complete", or "interrupted".
     """
@@ -41,21 +53,38 @@ class Comparison:
     epochs: int
     runs: dict[tuple[str, int], Training] = field(default_factory=dict)
     failures: dict[tuple[str, int], str] = field(default_factory=dict)
+    plausibility: dict[tuple[str, int], Dataset] = field(default_factory=dict)
     status: Literal["complete", "interrupted"] = "complete"
 
     def to_xarray(self, title: str = "ctsigprop comparison of learning rules") -> DataTree:
         """Return the runs as a labelled tree, /comparison with dims rule, seed and epoch.
 
-        What an interruption left out is NaN.
+        What an interruption left out is NaN. In /plausibility there are the rules that were
+        measured, with dims rule, seed and layer.
         """
         import xarray as xr
 
-        tree = xr.DataTree.from_dict({"/comparison": self._accuracies()})
+        groups = {"/comparison": self._accuracies()}
+        if self.plausibility:
+            groups["/plausibility"] = self._measured()
+        tree = xr.DataTree.from_dict(groups)
         failures = [f"{rule}, seed {seed}: {why}" for (rule, seed), why in self.failures.items()]
         tree.attrs = root_attributes(title) | {"status": self.status, "failures": failures}
         for run in self.runs.values():
             tree.attrs |= {"task": run.task.name}
         return tree
+
+    def _measured(self) -> Dataset:
+        """Return what was measured of every rule with the seeds that all of them have."""
+        import xarray as xr
+
+        rules = [rule for rule in self.rules if any(r == rule for r, _ in self.plausibility)]
+        seeds = [s for s in self.seeds if all((rule, s) in self.plausibility for rule in rules)]
+        by_rule = {}
+        for rule in rules:
+            found = {seed: self.plausibility[rule, seed] for seed in seeds or self.seeds[:1]}
+            by_rule[rule] = side_by_side(found, xr.Variable("seed", [*found], {"units": "1"}))
+        return side_by_side(by_rule, "rule")
 
     def _accuracies(self) -> Dataset:
         import numpy as np
@@ -108,6 +137,7 @@ def compare(
     checkpoints: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: bool = False,
+    plausibility: bool = True,
 ) -> Comparison:
     """Train every rule with every seed on the same presentations, and keep what is done.
 
@@ -127,6 +157,9 @@ def compare(
         Go on from there: runs that are done are read, not made again.
     progress : bool
         Show a bar for each run.
+    plausibility : bool
+        Measure what each rule needs when it has learned, on one training sample of each class,
+        and its angles to backpropagation on the first 200.
 
     Raises
     ------
@@ -153,9 +186,10 @@ def compare(
         for name, make in rules.items():
             folder = None if checkpoints is None else Path(checkpoints) / f"{name}-{seed}"
             begun = folder is not None and any(folder.glob("step_*.npz"))
+            learner = make(seed)
             try:
                 run = train(
-                    make(seed),
+                    learner,
                     tasks[seed],
                     epochs=epochs,
                     batch=batch,
@@ -174,4 +208,30 @@ def compare(
                 found.status = "interrupted"
                 return found
             found.runs[name, seed] = run
+            if plausibility:
+                measured = _plausibility(learner, tasks[seed])
+                if measured is not None:
+                    found.plausibility[name, seed] = measured
     return found
+
+
+def _plausibility(learner: Learner, task: Task) -> Dataset | None:
+    """Return what a rule needs and its angles to backpropagation; None where neither applies."""
+    import xarray as xr
+
+    if not isinstance(learner, ContinuousSigprop | LayerRule):
+        return None
+    labels = task.train["label"].values
+    first = [int((labels == label).argmax()) for label in sorted({*labels.tolist()})]
+    x = torch.as_tensor(task.train["input"].values[:ALIGNED]).to(
+        next(iter(learner.weights.values()))
+    )
+    one_of_each = torch.as_tensor(task.train["input"].values[first]).to(x)
+    try:
+        found = needs(learner, one_of_each, torch.as_tensor(labels[first]))
+    except ValueError:  # one hidden layer, or weights that have come to rest
+        return None
+    if isinstance(learner, ForwardForward):  # whose network has no output that errs
+        return found
+    angles = alignment(learner, x, torch.as_tensor(labels[:ALIGNED]))
+    return xr.merge([found, angles], join="outer")

@@ -9,7 +9,8 @@ import torch
 import xarray as xr
 
 import ctsigprop as ct
-from ctsigprop.analyses.plots import plot_comparison
+from ctsigprop.analyses.needs import CRITERIA
+from ctsigprop.analyses.plots import plot_comparison, plot_needs
 from ctsigprop.compare import compare
 from ctsigprop.data import Task, digits
 from ctsigprop.learning.catalogue import RULES, build
@@ -45,6 +46,23 @@ def test_every_run_is_that_of_train_on_its_own(task):
             assert here["train_accuracy"].values.tolist() == alone.train_accuracy
             assert float(here["seconds"]) > 0
     assert ct.validate(tree) == []
+
+
+def test_what_the_rules_need_after_learning(task):
+    names = ["sigprop-loop", "backpropagation", "forward-forward"]
+    tree = compare(rules(names), task, seeds=[0, 1], epochs=1).to_xarray()
+    table = tree["plausibility"].to_dataset()
+    assert table.rule.values.tolist() == names[:2]  # the third has too few layers to tell
+    assert dict(table.needed.sizes) == {"rule": 2, "seed": 2, "criterion": len(CRITERIA)}
+    transport = table.needed.sel(criterion="transport")
+    assert (transport.sel(rule="backpropagation") == 1).all()
+    assert (transport.sel(rule="sigprop-loop") == 0).all()
+    assert (table.angle.sel(rule="backpropagation") < 1e-3).all()
+    assert (table.angle.sel(rule="sigprop-loop") > 1).all()
+    assert ct.validate(tree) == []
+    shown = [text.get_text() for text in plot_needs(tree).axes[0].texts]
+    assert shown.count("needed") == 3 + 10  # the loop: a forward pass, a state kept, a lock
+    assert shown.count("in front") == 1
 
 
 def test_a_task_may_depend_on_the_seed(task):
@@ -84,7 +102,8 @@ def test_an_interruption_keeps_what_is_whole_and_resuming_makes_only_the_rest(
         np.testing.assert_array_equal(kept, whole[name].sel(seed=0))
     monkeypatch.setattr(ct.Backpropagation, "present", present)
     monkeypatch.setattr(ct.ContinuousSigprop, "present", None)  # any presentation would raise
-    rest = compare(rules(), task, **options, checkpoints=tmp_path, resume=True)
+    again = options | {"checkpoints": tmp_path, "resume": True, "plausibility": False}
+    rest = compare(rules(), task, **again)
     table = rest.to_xarray()["comparison"].to_dataset()
     assert rest.status == "complete"
     for name in ("test_accuracy", "train_accuracy"):

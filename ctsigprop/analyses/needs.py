@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,9 +14,9 @@ from ctsigprop.analyses.plausibility import SCOPES, flags
 from ctsigprop.learning.learner import Learner
 
 if TYPE_CHECKING:
-    from xarray import Dataset
+    from xarray import Dataset, Variable
 
-__all__ = ["ANSWERS", "CRITERIA", "READS", "needs", "verdict"]
+__all__ = ["ANSWERS", "CRITERIA", "READS", "needs", "side_by_side", "summary", "verdict"]
 
 ANSWERS = ("no", "yes", "in_front")
 """Whether a layer needs it; "in_front" where only layer 1 does, as one more of its inputs."""
@@ -135,9 +135,11 @@ def needs(learner: Learner, x: Tensor, labels: Tensor) -> Dataset:
             )
         paths = _Paths(held)
         _check_learning(held)
-        course = held.course()
+        course, learned = held.course(), held.learned
         reads = {layer: dict(_reads(held, paths, layer)) for layer in held.layers}
-    answers = {layer: _answers(paths, course, k) for k, layer in enumerate(paths.layers)}
+    answers = {
+        layer: _answers(paths, course, k, layer in learned) for k, layer in enumerate(paths.layers)
+    }
     layers, names = list(paths.layers), list(CRITERIA)
     need = np.array([[answers[layer][name][0] for layer in layers] for name in names], np.int8)
     evidence = np.array([[answers[layer][name][1] for layer in layers] for name in names])
@@ -231,6 +233,79 @@ def verdict(measured: Dataset) -> list[str]:
     return lines
 
 
+def summary(measured: Dataset) -> str:
+    """Return what `needs` found for one rule in one line.
+
+    Examples
+    --------
+    >>> import ctsigprop as ct
+    >>> rule = ct.Sigprop(ct.Layers.dense([6, 8, 8, 4]))
+    >>> summary(needs(rule, torch.eye(4, 6), torch.tensor([0, 1, 2, 3])))
+    'needs forward lock; looks as far as the batch'
+    """
+    found = []
+    for name in CRITERIA:
+        answer = int(measured["needed"].sel(criterion=name))
+        if answer > 0:
+            found.append(name.replace("_", " ") + (" (in front)" if answer == 2 else ""))
+    widest = SCOPES[int(measured["scope"].values[:-1].max())]
+    return f"needs {', '.join(found) or 'nothing of the list'}; looks as far as the {widest}"
+
+
+def side_by_side(measured: Mapping[Any, Dataset], dim: str | Variable) -> Dataset:
+    """Return what was measured of several rules, or seeds, as one table.
+
+    Parameters
+    ----------
+    measured : mapping of str to Dataset
+        From `needs`, `alignment`, or both merged, by name along the new dimension.
+    dim : str or xarray.Variable
+        "rule", or a variable with the seeds.
+
+    Returns
+    -------
+    xarray.Dataset
+        With the further dimension. Layers that a rule lacks are −1 where there are flags or
+        counts, and NaN elsewhere.
+
+    Examples
+    --------
+    >>> import ctsigprop as ct
+    >>> sizes = {"two": [6, 8, 8, 4], "three": [6, 5, 5, 5, 4]}
+    >>> rules = {name: ct.Sigprop(ct.Layers.dense(of)) for name, of in sizes.items()}
+    >>> batch = torch.eye(4, 6), torch.tensor([0, 1, 2, 3])
+    >>> table = side_by_side({name: needs(rule, *batch) for name, rule in rules.items()}, "rule")
+    >>> table.need.sel(rule="two", criterion="feedback").values.tolist()
+    [0, 0, -1, 0]
+    """
+    import numpy as np
+    import xarray as xr
+
+    layers = sorted(
+        {str(name) for found in measured.values() for name in found["layer"].values},
+        key=lambda name: (name == "y", len(name), name),
+    )
+    parts = [
+        found.reindex(
+            layer=layers,
+            fill_value={
+                name: -1 if np.issubdtype(values.dtype, np.integer) else math.nan
+                for name, values in found.data_vars.items()
+            },
+        )
+        for found in measured.values()
+    ]
+    table = xr.concat(
+        parts, dim if not isinstance(dim, str) else xr.Variable(dim, [*measured]), join="outer"
+    )
+    for name, values in table.data_vars.items():
+        if np.issubdtype(values.dtype, np.floating) and bool(values.isnull().any()):
+            values.attrs["missing"] = "NaN where a rule has no such layer, or it does not learn"
+        elif "layer" in values.dims and bool((values == -1).any()):
+            table[name].attrs["missing"] = "-1 where a rule has no such layer"
+    return table
+
+
 class _Paths:
     """Which layer moves which, by how much of itself, all others held."""
 
@@ -276,7 +351,9 @@ class _Paths:
         return target in active or any(self.updates.get((a, target)) for a in active)
 
 
-def _answers(paths: _Paths, course: Mapping[str, Course], k: int) -> dict[str, tuple[int, float]]:
+def _answers(
+    paths: _Paths, course: Mapping[str, Course], k: int, learns: bool
+) -> dict[str, tuple[int, float]]:
     """Return for each criterion the flag of a layer and the evidence."""
     layers, here = paths.layers, paths.layers[k]
     output, above, below = layers[-1], layers[k + 1 :], layers[:k]
@@ -300,11 +377,11 @@ def _answers(paths: _Paths, course: Mapping[str, Course], k: int) -> dict[str, t
     )
     up = above and paths.drives.get((here, above[0]), 0.0)
     event = course[here]
-    waits = event.waited > 0 and any(paths.reaches(name, here) for name in above)
+    waits = learns and event.waited > 0 and any(paths.reaches(name, here) for name in above)
     chain = min((paths.updates.get((name, here), 0.0) for name in above), default=0.0)
     transport = most(paths.weights_to_updates, [name for name in layers if name != here])
     symmetry = max(most(paths.weights_to_updates, above), most(paths.weights_to_drives, above))
-    whole = event.waited == len(above) > 0 and paths.reaches(output, here)
+    whole = learns and event.waited == len(above) > 0 and paths.reaches(output, here)
     return {
         "forward_pass": (int(whole), float(event.waited)),
         "feedback": (2 if only_front else int(feedback > 0), feedback),

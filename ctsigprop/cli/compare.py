@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
 
+from ctsigprop.analyses.needs import summary, verdict
 from ctsigprop.cli.run import (
     AsJson,
     Out,
@@ -27,7 +28,7 @@ from ctsigprop.errors import unknown
 from ctsigprop.learning.catalogue import RULES, build
 
 if TYPE_CHECKING:
-    from xarray import DataArray, Dataset
+    from xarray import DataArray, Dataset, DataTree
 
 __all__ = ["compare"]
 
@@ -84,10 +85,11 @@ def compare(
                 f"seeds {', '.join(map(str, numbers))}; noise {noise:g}; batch {batch}",
                 *_table(tree["comparison"].to_dataset()),
             ]
+            lines += _needs(tree)
             lines += [f"failed: {failure}" for failure in tree.attrs["failures"]]
             if found.status == "interrupted":
                 lines.append(f"interrupted: the same options with --resume --out {folder} go on")
-            write(folder, tree, lines)
+            write(folder, tree, [*lines, *_evidence(tree)])
             say(lines, folder, _summary(tree["comparison"].to_dataset()) if as_json else None)
     if found.status == "interrupted":
         raise typer.Exit(130)
@@ -105,6 +107,28 @@ def _table(data: Dataset) -> list[str]:
             f"{seconds:.1f} s a run"
         )
     return lines
+
+
+def _needs(tree: DataTree) -> list[str]:
+    """Return a line for each rule that was measured: what it needs, by its first seed."""
+    return [f"{rule:28} {summary(found)}" for rule, found in _measured(tree)]
+
+
+def _evidence(tree: DataTree) -> list[str]:
+    """Return the same with the evidence for each criterion."""
+    lines = []
+    for rule, found in _measured(tree):
+        lines += ["", f"{rule}: what it needs, from interventions after learning", *verdict(found)]
+    return lines
+
+
+def _measured(tree: DataTree) -> Iterator[tuple[str, Dataset]]:
+    if "plausibility" not in tree.children:
+        return
+    table = tree["plausibility"].to_dataset().isel(seed=0)
+    for rule in table["rule"].values:
+        found = table.sel(rule=rule)
+        yield str(rule), found.sel(layer=found["passes"] >= 0)
 
 
 def _summary(data: Dataset) -> Mapping[str, Any]:

@@ -126,6 +126,7 @@ def figures_of(tree: DataTree) -> dict[str, Figure]:
     from ctsigprop.analyses.plots import (
         plot_comparison,
         plot_learning,
+        plot_needs,
         plot_portrait,
         plot_time_courses,
         plot_weights,
@@ -138,6 +139,8 @@ def figures_of(tree: DataTree) -> dict[str, Figure]:
         figures["weights"] = plot_weights(tree, shape=None if shape is None else tuple(shape))
     if "comparison" in tree.children:
         figures["comparison"] = plot_comparison(tree)
+    if "plausibility" in tree.children and "needed" in tree["plausibility"].data_vars:
+        figures["needs"] = plot_needs(tree)
     if "simulation" in tree.children:
         figures["time_courses"] = plot_time_courses(tree)
     if "vector_field" in tree.children:

@@ -121,8 +121,14 @@ class ClampedRule(Clamped):
 
     def _waits_for_first(self, k: int) -> bool:
         """Say whether the first activity of a layer depends on the first of the one below."""
+        shown = [
+            rows
+            for event, rows in zip(self.base.events, self.base.rows, strict=True)
+            if event == ("activity", k - 1)
+        ]
+        whole = next(version for version, rows in enumerate(shown) if rows)
         first = len(self.seen[True][k][0])
-        edited = self.drive({self.layers[k - 1]: _only(0, noisy)})[self.layers[k]]
+        edited = self.drive({self.layers[k - 1]: _only(whole, noisy)})[self.layers[k]]
         return moved(edited[:first], self.drive()[self.layers[k]][:first]) > 0
 
     def _read_late(self, dynamic: set[int]) -> list[int]:

@@ -5,6 +5,7 @@ from ctsigprop.analyses.plots.comparison import plot_comparison
 from ctsigprop.analyses.plots.courses import plot_time_courses
 from ctsigprop.analyses.plots.learning import plot_learning, plot_weights
 from ctsigprop.analyses.plots.look import style
+from ctsigprop.analyses.plots.needs import plot_needs
 from ctsigprop.analyses.plots.plausibility import plot_alignment, plot_locality
 from ctsigprop.analyses.plots.portraits import plot_portrait
 from ctsigprop.analyses.plots.propagation import plot_propagation
@@ -16,6 +17,7 @@ __all__ = [
     "plot_comparison",
     "plot_learning",
     "plot_locality",
+    "plot_needs",
     "plot_portrait",
     "plot_propagation",
     "plot_time_courses",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import bio
 import dynamics
 import files
 import learning
@@ -23,7 +24,14 @@ CASES = {
     case["id"]: case
     for case in json.loads(Path(__file__).with_name("cases.json").read_text())["cases"]
 }
-TABLE = ode.CASES | dynamics.CASES | phase.CASES | plasticity.cases(CASES) | learning.cases(CASES)
+TABLE = (
+    ode.CASES
+    | dynamics.CASES
+    | phase.CASES
+    | bio.CASES
+    | plasticity.cases(CASES)
+    | learning.cases(CASES)
+)
 REFUSALS = robustness.CASES | files.CASES
 CONTINUATION = "continuation of fixed points: folds, Hopf points and their criticality"
 EXPONENTS = "Lyapunov exponents"
@@ -54,7 +62,6 @@ NOT_YET = {
     "LT-BASELINES-PUBLISHED": "equilibrium propagation, forward-forward and feedback alignment",
     "FIT-GAMMA": "coincidence factor of spike trains",
     "FIT-RECOVER-LIF": "confidence intervals of fitted parameters",
-    "BIO-VERDICTS": "backpropagation and the other rules that sigprop is compared with",
 }
 ROWS = [(name, label) for name, variants in TABLE.items() for label in variants]
 

@@ -2,6 +2,7 @@
 
 from ctsigprop.analyses.plots.circuit import plot_changes, plot_circuit
 from ctsigprop.analyses.plots.comparison import plot_comparison
+from ctsigprop.analyses.plots.cost import plot_cost
 from ctsigprop.analyses.plots.courses import plot_time_courses
 from ctsigprop.analyses.plots.learning import plot_learning, plot_weights
 from ctsigprop.analyses.plots.look import style
@@ -15,6 +16,7 @@ __all__ = [
     "plot_changes",
     "plot_circuit",
     "plot_comparison",
+    "plot_cost",
     "plot_learning",
     "plot_locality",
     "plot_needs",

@@ -113,7 +113,9 @@ class _Brian2(ast.NodeTransformer):
 
 
 def _define(source: str, functions: Mapping[str, Any]) -> Any:
-    namespace = {**functions, "__builtins__": {"range": range}}
+    # torch imports some of its own modules late, from whatever frame first needs them
+    builtins = {"range": range, "__import__": __import__}
+    namespace = {**functions, "__builtins__": builtins}
     exec(compile(source, "<equations>", "exec"), namespace)
     return namespace["f"]
 

@@ -4,8 +4,10 @@ from ctsigprop.analyses.plots.circuit import plot_changes, plot_circuit
 from ctsigprop.analyses.plots.comparison import plot_comparison
 from ctsigprop.analyses.plots.cost import plot_cost
 from ctsigprop.analyses.plots.courses import plot_time_courses
+from ctsigprop.analyses.plots.delay import plot_delay
 from ctsigprop.analyses.plots.learning import plot_learning, plot_weights
 from ctsigprop.analyses.plots.look import style
+from ctsigprop.analyses.plots.measures import plot_energy, plot_robustness, plot_similarity
 from ctsigprop.analyses.plots.needs import plot_needs
 from ctsigprop.analyses.plots.plausibility import plot_alignment, plot_locality
 from ctsigprop.analyses.plots.portraits import plot_portrait
@@ -17,11 +19,15 @@ __all__ = [
     "plot_circuit",
     "plot_comparison",
     "plot_cost",
+    "plot_energy",
+    "plot_delay",
     "plot_learning",
     "plot_locality",
     "plot_needs",
     "plot_portrait",
     "plot_propagation",
+    "plot_robustness",
+    "plot_similarity",
     "plot_time_courses",
     "plot_weights",
     "style",

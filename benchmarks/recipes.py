@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -89,6 +90,45 @@ def sigprop_cnn(sizes: tuple[int, ...], seed: int, **options: Any) -> Learner:
     return ct.Sigprop(network, partial(torch.optim.Adam, lr=2e-3), seed=seed, **options)
 
 
+def local_losses(sizes: tuple[int, ...], seed: int, **options: Any) -> Learner:
+    """Return local losses on layers with normalisation, leaky units and dropout, as published."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        *hidden, last = pairwise(sizes)
+        layers = [
+            nn.Sequential(nn.Linear(n, m), nn.BatchNorm1d(m), nn.LeakyReLU(0.01), nn.Dropout(0.1))
+            for n, m in hidden
+        ]
+        network = ct.Layers(*layers, nn.Linear(*last), inputs=sizes[0])
+    adam = partial(torch.optim.Adam, lr=5e-4)
+    return ct.LocalLosses(network, adam, seed=seed, **options)
+
+
+def forward_forward(sizes: tuple[int, ...], seed: int, **options: Any) -> Learner:
+    """Return Forward-Forward with the label beside the image and a readout of the upper layers."""
+    channels, *hidden, classes = sizes
+    network = ct.Layers.dense([channels + classes, *hidden], output="relu", seed=seed)
+    adam = partial(torch.optim.Adam, lr=1e-3)
+    given = {"place": "append", "strength": 2.0, "predict": "readout", **options}
+    return ct.ForwardForward(network, adam, classes=classes, seed=seed, **given)
+
+
+def pepita(sizes: tuple[int, ...], seed: int, **options: Any) -> Learner:
+    """Return PEPITA by gradient descent with momentum and dropout, as published."""
+    network = ct.Layers.dense(sizes, bias=False, seed=seed)
+    step = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+    return ct.Pepita(network, step, dropout=0.1, seed=seed, **options)
+
+
+def equilibrium(sizes: tuple[int, ...], seed: int, **options: Any) -> Learner:
+    """Return equilibrium propagation on units clipped to 0 … 1."""
+    network = ct.Layers.dense(sizes, rho="hard", output="hard", seed=seed)
+    steps = [partial(torch.optim.SGD, lr=rate) for rate in options.pop("rates")]
+    return ct.EquilibriumPropagation(
+        network, steps, beta=0.5, free=20, nudged=4, seed=seed, **options
+    )
+
+
 def catalogued(sizes: tuple[int, ...], seed: int, **options: Any) -> Learner:
     """Return a rule as `ctsigprop compare` trains it."""
     return build(options["rule"], sizes, seed)
@@ -103,6 +143,26 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     ("mnist", "sigprop-loop"): Recipe(continuous, MNIST, LOOP, TRAIN, 1.90),
     ("mnist", "sigprop-loop-steady"): Recipe(
         continuous, MNIST, {**LOOP, "steady": True}, TRAIN, 1.90
+    ),
+    ("mnist", "sigprop-loop-longer"): Recipe(
+        continuous,
+        MNIST,
+        {"eta": (0.2, 0.1, 0.07), "steady": True},
+        {"epochs": 60, "batch": 20, "noise": 0.3},
+        1.90,
+    ),
+    ("mnist", "sigprop-loop-3"): Recipe(
+        continuous,
+        (784, 500, 500, 500, 10),
+        {"eta": (0.2, 0.15, 0.1, 0.07), "steady": True},
+        {"epochs": 30, "batch": 20, "noise": 0.3},
+        1.90,
+    ),
+    ("mnist", "sigprop-label"): Recipe(
+        continuous,
+        MNIST,
+        {"form": "label", "strength": 0.1, "eta": 0.2, "steady": True},
+        {"epochs": 20, "batch": 20, "noise": 0.1},
     ),
     ("mnist", "sigprop"): Recipe(
         layered, (784, 800, 800, 800, 10), {"of": ct.Sigprop}, {**BATCHES, "epochs": 25}
@@ -119,6 +179,41 @@ RECIPES: dict[tuple[str, str], Recipe] = {
         {"of": ct.DirectFeedbackAlignment, "rho": "tanh"},
         {"epochs": 15, "batch": 100},
         2.69,
+    ),
+    ("mnist", "local-pred"): Recipe(
+        local_losses,
+        (784, 1024, 1024, 1024, 10),
+        {"loss": "pred"},
+        {"epochs": 8, "batch": 128, "jitter": 2},
+        0.68,
+    ),
+    ("mnist", "forward-forward"): Recipe(
+        forward_forward, (784, 1000, 1000, 10), {}, {"epochs": 15, "batch": 100}, 1.36
+    ),
+    ("mnist", "pepita"): Recipe(pepita, (784, 1024, 10), {}, {"epochs": 30, "batch": 64}, 1.99),
+    ("mnist", "equilibrium-propagation"): Recipe(
+        equilibrium, (784, 500, 10), {"rates": (0.2, 0.1)}, {"epochs": 10, "batch": 20}, 2.4
+    ),
+    ("mnist", "predictive-coding"): Recipe(
+        layered,
+        (784, 512, 512, 10),
+        {
+            "of": ct.PredictiveCoding,
+            "rho": "tanh",
+            "rate": 5e-4,
+            "loss": "cross_entropy",
+            "dt": 0.1,
+            "steps": 12,
+        },
+        {"epochs": 8, "batch": 64},
+        1.97,
+    ),
+    ("mnist", "deep-feedback-control"): Recipe(
+        layered,
+        (784, 256, 256, 256, 10),
+        {"of": ct.DeepFeedbackControl, "rho": "tanh", "steps": 20},
+        {"epochs": 12, "batch": 64},
+        2.25,
     ),
     ("mnist", "backpropagation"): Recipe(
         layered, (784, 500, 500, 10), {"of": ct.Backpropagation}, {**BATCHES, "epochs": 25}

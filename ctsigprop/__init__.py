@@ -12,6 +12,7 @@ from ctsigprop.errors import IntegrationError
 from ctsigprop.fit import fit
 from ctsigprop.learning.backprop import Backpropagation, ContinuousBackpropagation
 from ctsigprop.learning.continuous import ContinuousSigprop
+from ctsigprop.learning.continuous_feedback import ContinuousFeedbackAlignment
 from ctsigprop.learning.equilibrium import (
     ContinualEquilibriumPropagation,
     EquilibriumPropagation,
@@ -22,12 +23,13 @@ from ctsigprop.learning.forward_forward import ForwardForward
 from ctsigprop.learning.local_losses import LocalLosses
 from ctsigprop.learning.pepita import Pepita
 from ctsigprop.learning.predictive_coding import PredictiveCoding
+from ctsigprop.learning.predictive_forward_forward import PredictiveForwardForward
 from ctsigprop.learning.sigprop import Sigprop
 from ctsigprop.models.averaged import AveragedBCM, AveragedOja, AveragedSanger
 from ctsigprop.models.conductance import hodgkin_huxley, morris_lecar
 from ctsigprop.models.inputs import Input, LearningSignal
 from ctsigprop.models.layers import Layers
-from ctsigprop.models.networks import sigprop_network
+from ctsigprop.models.networks import feedback_network, sigprop_network
 from ctsigprop.models.neurons import NeuralField, TextNeuron, VectorField
 from ctsigprop.models.oscillators import fitzhugh_nagumo, hindmarsh_rose, qif, stuart_landau, theta
 from ctsigprop.models.plasticity import OjaSubspace, Sanger, TextPlasticity
@@ -36,11 +38,13 @@ from ctsigprop.models.rules import (
     anti_hebb,
     bcm,
     covariance,
+    delta_rule,
     differential_hebb,
     eligibility,
     hebb,
     homeostatic_scaling,
     oja,
+    rhythmic_hebb,
     tagged_hebb,
     weight_decay,
 )
@@ -76,6 +80,7 @@ __all__ = [
     "Constant",
     "ContinualEquilibriumPropagation",
     "ContinuousBackpropagation",
+    "ContinuousFeedbackAlignment",
     "ContinuousSigprop",
     "DeepFeedbackControl",
     "DirectFeedbackAlignment",
@@ -101,6 +106,7 @@ __all__ = [
     "Parameter",
     "Pepita",
     "PredictiveCoding",
+    "PredictiveForwardForward",
     "Pulse",
     "Rhythm",
     "Sampled",
@@ -123,8 +129,10 @@ __all__ = [
     "anti_hebb",
     "bcm",
     "covariance",
+    "delta_rule",
     "differential_hebb",
     "eligibility",
+    "feedback_network",
     "fit",
     "fitzhugh_nagumo",
     "hebb",
@@ -139,6 +147,7 @@ __all__ = [
     "qif",
     "rate",
     "rerun",
+    "rhythmic_hebb",
     "save",
     "sigprop_network",
     "solve",

@@ -190,7 +190,7 @@ class Pulse(Signal):
 
 
 class Rhythm(Signal):
-    """u(t) = offset + amplitude · cos(2π·frequency·t + phase).
+    """u(t) = offset + amplitude · cos(2π·frequency·t + phase) for t >= onset, else 0.
 
     Parameters
     ----------
@@ -202,6 +202,8 @@ class Rhythm(Signal):
         In radians.
     offset : Tensor or float
         The mean.
+    onset : float
+        When it begins; there is no beginning by default.
 
     Examples
     --------
@@ -218,15 +220,18 @@ class Rhythm(Signal):
         frequency: float,
         phase: float = 0.0,
         offset: Tensor | float = 0.0,
+        onset: float = -math.inf,
     ) -> None:
         super().__init__()
         if not frequency > 0:
             raise ValueError(f"frequency must be > 0; got {frequency}")
+        if math.isnan(onset):
+            raise ValueError("onset must be a time; got nan")
         wave, mean = as_values(amplitude, "amplitude"), as_values(offset, "offset")
         wave, mean = torch.broadcast_tensors(wave, mean)  # type: ignore[no-untyped-call]
         self.register_buffer("amplitude", wave.contiguous())
         self.register_buffer("offset", mean.contiguous())
-        self.frequency, self.phase = float(frequency), float(phase)
+        self.frequency, self.phase, self.onset = float(frequency), float(phase), float(onset)
 
     @property
     def size(self) -> int:
@@ -236,8 +241,17 @@ class Rhythm(Signal):
     def forward(self, t: Tensor) -> Tensor:
         """Return the value at `t`."""
         angle = 2 * math.pi * self.frequency * t.to(torch.float64) + self.phase
-        wave = torch.cos(angle)
-        return self.offset + self.amplitude * _last(wave, self.amplitude)
+        wave, begun = (_last(v, self.amplitude) for v in (torch.cos(angle), t >= self.onset))
+        return begun * (self.offset + self.amplitude * wave)
+
+    def jumps(self, start: float, stop: float) -> list[float]:
+        """Return the onset where it lies inside the span."""
+        low, high = min(start, stop), max(start, stop)
+        return [self.onset] if low < self.onset < high else []
+
+    def quiet(self, start: float, stop: float) -> bool:
+        """Tell whether the rhythm has not begun all through the span."""
+        return max(start, stop) <= self.onset
 
 
 class Sampled(Signal):

@@ -64,6 +64,10 @@ def main(folder: Path) -> None:
     for table, name in ((by_depth, "depth"), (by_steps, "steps")):
         for rule, exponent in slope(table, name).items():
             print(f"memory ~ {name}^{exponent:.2f}: {rule}")
+    times = by_steps.seconds.sel(steps=300)
+    for rule in list(steps)[:2]:
+        ratio = float(times.sel(rule=rule) / times.sel(rule="backpropagation through the solver"))
+        print(f"time of backpropagation through the solver x {ratio:.2f}: {rule}")
     tree = xr.DataTree.from_dict({"/depth": by_depth, "/steps": by_steps})
     tree.attrs = root_attributes("What one presentation of 20 samples costs")
     ct.save(tree, folder / "memory_and_time.zarr", overwrite=True)

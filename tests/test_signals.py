@@ -22,6 +22,11 @@ SIGNALS = {
         lambda t: 1 + 2 * math.cos(math.pi / 2 * t + 0.3),
         [],
     ),
+    "rhythm that begins": (
+        ct.Rhythm(2.0, 0.25, phase=0.3, offset=1.0, onset=1.0),
+        lambda t: (t >= 1) * (1 + 2 * math.cos(math.pi / 2 * t + 0.3)),
+        [1.0],
+    ),
     "sampled": (
         ct.Sampled([0.0, 2.0, 4.0], VALUES),
         lambda t: torch.lerp(VALUES[int(t // 2)], VALUES[int(t // 2) + 1], t / 2 - t // 2),
@@ -98,6 +103,7 @@ def test_noise_is_frozen_by_its_seed() -> None:
         (lambda: ct.Held([0.0], torch.tensor([float("nan")])), "values must be finite"),
         (lambda: ct.Pulse(2.0, 1.0), "offset must be later"),
         (lambda: ct.Rhythm(1.0, 0.0), "frequency must be > 0"),
+        (lambda: ct.Rhythm(1.0, 1.0, onset=math.nan), "onset must be a time; got nan"),
         (lambda: ct.Sampled([0.0], VALUES[:1]), "at least two times"),
         (lambda: ct.Noise(1, scale=-1.0, dt=0.1, duration=1.0), "scale=-1.0"),
         (lambda: ct.Source("x", 2, torch.ones(3)), "must have 2 channels; got 3"),

@@ -5,13 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from weakref import finalize
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
+from ctsigprop.analyses.counting import Counting
 from ctsigprop.learning.learner import Learner
 
 if TYPE_CHECKING:
@@ -25,7 +22,8 @@ def cost(learner: Learner, x: Tensor, labels: Tensor, *, repeats: int = 3) -> Da
 
     Memory is that of all tensors that the presentation makes and that are alive at the same time,
     counted exactly as they come and go: activities, errors, traces, what a gradient waits for. The
-    weights, their optimisers' state and the batch itself are there before, and not counted.
+    weights, their optimisers' state and the batch itself are there before, and not counted; nor is
+    what a single operation of torch takes while it runs.
     Operations are those of matrix products and convolutions, two for each multiplication and sum.
 
     Parameters
@@ -40,7 +38,8 @@ def cost(learner: Learner, x: Tensor, labels: Tensor, *, repeats: int = 3) -> Da
     Returns
     -------
     xarray.Dataset
-        ``memory`` in bytes, ``operations``, ``seconds`` of the process; each a number.
+        ``memory`` in bytes, ``tensors``, how many are alive at once, ``operations``, ``seconds`` of
+        the process; each a number.
 
     Examples
     --------
@@ -60,7 +59,7 @@ def cost(learner: Learner, x: Tensor, labels: Tensor, *, repeats: int = 3) -> Da
         raise ValueError(f"repeats must be at least 1; got {repeats}")
     learner.check_presentation(x, labels)
     learner.present(x, labels)  # what is made once, such as the state of an optimiser
-    with FlopCounterMode(display=False) as counted, _Alive() as alive:
+    with Counting() as counted:
         learner.present(x, labels)
     seconds = []
     for _ in range(repeats):
@@ -71,12 +70,17 @@ def cost(learner: Learner, x: Tensor, labels: Tensor, *, repeats: int = 3) -> Da
         {
             "memory": (
                 (),
-                alive.peak,
+                counted.peak,
                 {"units": "byte", "long_name": "most memory that a presentation holds at once"},
+            ),
+            "tensors": (
+                (),
+                counted.most,
+                {"units": "1", "long_name": "most tensors that a presentation holds at once"},
             ),
             "operations": (
                 (),
-                counted.get_total_flops(),
+                counted.operations,
                 {"units": "1", "long_name": "operations of one presentation"},
             ),
             "seconds": (
@@ -185,38 +189,3 @@ def slope(table: Dataset, name: str, variable: str = "memory") -> dict[str, floa
         exponent = np.polyfit(np.log(half[name].values), np.log(half.values), 1)[0]
         found[str(rule)] = float(np.round(exponent, 12)) + 0.0
     return found
-
-
-class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the storages that are made in its context, as long as they live."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.now, self.peak, self.known = 0, 0, set[int]()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {_key(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and _key(tensor) not in given:
-                self._follow(tensor)
-        return result
-
-    def _follow(self, tensor: Tensor) -> None:
-        key = _key(tensor)
-        if key in self.known:
-            return
-        storage = tensor.untyped_storage()
-        size = storage.nbytes()
-        self.known.add(key)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        finalize(storage, self._forget, key, size)
-
-    def _forget(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.now -= size
-
-
-def _key(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)

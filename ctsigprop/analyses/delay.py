@@ -72,7 +72,8 @@ def delay_law(
     Examples
     --------
     >>> import ctsigprop as ct
-    >>> rule = lambda seed: ct.ContinuousFeedbackAlignment(ct.feedback_network([4, 8, 2], seed=seed))
+    >>> def rule(seed):
+    ...     return ct.ContinuousFeedbackAlignment(ct.feedback_network([4, 8, 2], seed=seed))
     >>> batch = torch.eye(4), torch.tensor([0, 1, 0, 1])
     >>> found = delay_law({"dfa": rule}, *batch, duration=40.0, delays=[0.0, 20.0, 40.0])
     >>> found["mean"].sel(rule="dfa").round(1).values.tolist()

@@ -363,7 +363,10 @@ def _answers(
         return max((table.get((source, here), 0.0) for source in sources), default=0.0)
 
     between = [name for name in above if name != output]
-    entry = max(paths.drives.get((output, name), 0.0) for name in (here, INPUT)) if k == 0 else 0.0
+    entry = 0.0
+    if k == 0:
+        entry = max(paths.drives.get((name, INPUT), 0.0) for name in above)
+        entry = max(entry, paths.drives.get((output, here), 0.0))
     only_front = entry > 0 and not (most(paths.updates, above) or most(paths.drives, between))
     feedback = max(most(paths.updates, above), most(paths.drives, above), entry)
     second = most(paths.updates, others)
@@ -447,8 +450,9 @@ def _coupling(held: Clamped, layer: str, pre: str) -> float:
 
         |Δ(a, b) − Δ(a) − Δ(b) + Δ| / min(|Δ(a) − Δ|, |Δ(b) − Δ|)
 
-    for a the first row of the activities at both ends changed, b any other. One row that comes with
-    the learning signal may be the sample's own: only a second one counts, or another sample.
+    for a the first row of the activities at both ends changed, b any other. One row that depends on
+    the same sample, or on none, may be the sample's own signal: only a second one counts, or one of
+    another sample.
     """
 
     def changed(*rows: int) -> Tensor:
@@ -456,12 +460,13 @@ def _coupling(held: Clamped, layer: str, pre: str) -> float:
 
     base, first = held.update()[layer].double(), changed(0)
     others, beside = [0.0], [0.0, 0.0]
-    for row in range(1, held.rows):
+    for row in range(1, len(held.owners)):
         second = changed(row)
         scale = min(float((first - base).norm()), float((second - base).norm()))
         mixed = float((changed(0, row) - first - second + base).norm())
         if mixed > COUPLED * scale + ROUNDING * float(first.norm()):
-            (others if row < held.samples else beside).append(mixed / scale)
+            own = held.owners[row] in (None, held.owners[0])
+            (beside if own else others).append(mixed / scale)
     return max(max(others), sorted(beside)[-2])
 
 

@@ -17,7 +17,12 @@ __all__ = ["activities", "matrices"]
 def matrices(learner: Learner) -> dict[str, Tensor]:
     """Return every matrix of weights by name, (post, pre); a kernel is (channel, its inputs).
 
-    Biases, which come from a single presynaptic unit, and traces are left out.
+    Biases and traces are left out.
+
+    Raises
+    ------
+    ValueError
+        Weights that are not finite.
 
     Examples
     --------
@@ -27,11 +32,10 @@ def matrices(learner: Learner) -> dict[str, Tensor]:
     >>> {name: tuple(w.shape) for name, w in found.items()}
     {'W_h1_x': (3, 4), 'W_y_h1': (2, 3)}
     """
-    return {
-        name: weight.detach().flatten(1)
-        for name, weight in learner.weights.items()
-        if name.startswith("W_") and weight.dim() > 1 and weight[0].numel() > 1
-    }
+    synapses = getattr(learner, "synapses", None)  # none but those of a system have traces
+    names = learner.weights if synapses is None else [s.name for s in synapses if s.pre != "one"]
+    found = {name: learner.weights[name].detach() for name in names}
+    return _finite({n: weight.flatten(1) for n, weight in found.items() if weight.dim() > 1})
 
 
 @torch.no_grad()
@@ -42,6 +46,8 @@ def activities(learner: Learner, x: Tensor) -> dict[str, Tensor]:
     ------
     TypeError
         A learner that shows no layers: neither `Layers` nor a network in continuous time.
+    ValueError
+        Activities that are not finite.
 
     Examples
     --------
@@ -53,12 +59,12 @@ def activities(learner: Learner, x: Tensor) -> dict[str, Tensor]:
     """
     learner.check_input(x)
     if isinstance(learner, LayerRule):
-        return {"x": x.flatten(1)} | _shown(learner, x)
+        return _finite({"x": x.flatten(1)} | _shown(learner, x))
     network, states = getattr(learner, "network", None), getattr(learner, "activities", None)
     if not isinstance(network, System) or states is None:
         raise TypeError(f"{type(learner).__name__} does not show the activities of its layers")
     found = states(x)
-    return {"x": x} | {n.name: network.activity(found, n.name) for n in network.neurons}
+    return _finite({"x": x} | {n.name: network.activity(found, n.name) for n in network.neurons})
 
 
 def _shown(rule: LayerRule, x: Tensor) -> dict[str, Tensor]:
@@ -83,3 +89,10 @@ def _shown(rule: LayerRule, x: Tensor) -> dict[str, Tensor]:
         for handle in handles:
             handle.remove()
     return {rule.network.names[k]: found[k] for k in sorted(found) if k >= 0}
+
+
+def _finite(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    for name, values in found.items():
+        if not bool(torch.isfinite(values).all()):
+            raise ValueError(f"'{name}' is not finite: learning has diverged, or the input was not")
+    return found

@@ -130,7 +130,7 @@ def _check(perturbation: str, levels: Sequence[float], draws: int) -> None:
     if perturbation.startswith("lesion"):
         accepted, words = lambda level: 0 <= level <= 1, "fractions, from 0 to 1"
     elif perturbation == "bits":
-        accepted, words = lambda level: level >= 2 and level == int(level), "whole, 2 or more"
+        accepted, words = lambda level: level >= 2 and float(level).is_integer(), "whole, 2 or more"
     for level in levels:
         if not accepted(level):
             raise ValueError(f"levels of '{perturbation}' must be {words}; got {level}")

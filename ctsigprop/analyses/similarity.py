@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from ctsigprop.errors import unknown
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -18,7 +20,11 @@ RDM = ("correlation", "euclidean")
 COMPARE = ("spearman", "cosine", "corr", "rho-a", "tau-a")
 
 
-def similarity(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Dataset:
+def similarity(
+    a: Mapping[str, Tensor],
+    b: Mapping[str, Tensor],
+    measures: Sequence[str] = ("cka", "cka_debiased", "procrustes"),
+) -> Dataset:
     """Compare every representation of one network, or of a brain, with every one of another.
 
     Parameters
@@ -26,16 +32,19 @@ def similarity(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Dataset:
     a, b : mapping of str to Tensor
         Responses to the same inputs, ``(inputs, units)`` each, by layer or by area: what
         `readings.activities` returns, or recorded data.
+    measures : sequence of str
+        Of "cka", "cka_debiased", "procrustes" and "rsa", which needs rsatoolbox.
 
     Returns
     -------
     xarray.Dataset
-        ``cka``, ``cka_debiased`` and ``procrustes`` (layer_a, layer_b).
+        The measures, (layer_a, layer_b) each; NaN where a representation tells no two inputs apart.
 
     Raises
     ------
     ValueError
-        Fewer than four inputs, or numbers of inputs that differ.
+        A name that is not accepted; fewer than four inputs, numbers of inputs that differ, values
+        that are not finite.
 
     Examples
     --------
@@ -47,22 +56,24 @@ def similarity(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Dataset:
     import numpy as np
     import xarray as xr
 
-    measures: dict[str, tuple[Callable[[Tensor, Tensor], float], str]] = {
-        "cka": (cka, "linear centred kernel alignment"),
-        "cka_debiased": (partial(cka, debiased=True), "debiased linear CKA"),
-        "procrustes": (procrustes, "Procrustes distance of shapes"),
-    }
-    return xr.Dataset(
+    for name in measures:
+        if name not in MEASURES:
+            raise ValueError(unknown("measure", name, MEASURES))
+    found = xr.Dataset(
         {
             name: (
                 ("layer_a", "layer_b"),
-                np.array([[measure(x, y) for y in b.values()] for x in a.values()]),
-                {"units": "1", "long_name": text},
+                np.array([[MEASURES[name][0](x, y) for y in b.values()] for x in a.values()]),
+                {"units": "1", "long_name": MEASURES[name][1]},
             )
-            for name, (measure, text) in measures.items()
+            for name in measures
         },
         coords={"layer_a": ("layer_a", list(a)), "layer_b": ("layer_b", list(b))},
     )
+    for values in found.data_vars.values():
+        if bool(values.isnull().any()):
+            values.attrs["missing"] = "NaN where a representation tells no two inputs apart"
+    return found
 
 
 def cka(x: Tensor, y: Tensor, *, debiased: bool = False) -> float:
@@ -121,6 +132,9 @@ def procrustes(x: Tensor, y: Tensor) -> float:
 def rsa(x: Tensor, y: Tensor, *, rdm: str = "correlation", compare: str = "spearman") -> float:
     """Return how alike the dissimilarities between inputs are, by rsatoolbox.
 
+    NaN where a representation tells no two inputs apart; or, for correlations, where its units
+    respond to some input all alike, as silent ones do.
+
     Parameters
     ----------
     x, y : Tensor
@@ -146,8 +160,6 @@ def rsa(x: Tensor, y: Tensor, *, rdm: str = "correlation", compare: str = "spear
     >>> round(rsa(x, 2 * x), 6)
     1.0
     """
-    from ctsigprop.errors import unknown
-
     for what, given, accepted in (("rdm", rdm, RDM), ("compare", compare, COMPARE)):
         if given not in accepted:
             raise ValueError(unknown(what, given, accepted))
@@ -157,8 +169,17 @@ def rsa(x: Tensor, y: Tensor, *, rdm: str = "correlation", compare: str = "spear
         from rsatoolbox.rdm import compare as compared
     except ImportError as error:
         raise ImportError("rsa() needs rsatoolbox: pip install ctsigprop[rsa]") from error
-    one, two = (calc_rdm(Responses(value.numpy()), method=rdm) for value in _pair(x, y))
+    pair = _pair(x, y)
+    if any(_same(value, rdm) for value in pair):
+        return float("nan")
+    one, two = (calc_rdm(Responses(value.numpy()), method=rdm) for value in pair)
     return float(compared(one, two, method=compare)[0, 0])
+
+
+def _same(x: Tensor, rdm: str) -> bool:
+    """Whether dissimilarities are all zero, or correlations of a flat response are wanted."""
+    flat = rdm == "correlation" and bool((x == x[:, :1]).all(1).any())
+    return flat or bool((x == x[0]).all())
 
 
 def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,7 +188,10 @@ def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             "representations are (inputs, units) of the same four inputs or more; got "
             f"{tuple(x.shape)} and {tuple(y.shape)}"
         )
-    return x.detach().double().cpu(), y.detach().double().cpu()
+    x, y = x.detach().double().cpu(), y.detach().double().cpu()
+    if not bool(torch.isfinite(x).all() and torch.isfinite(y).all()):
+        raise ValueError("representations must be finite")
+    return x, y
 
 
 def _gram(x: Tensor) -> Tensor:
@@ -188,3 +212,11 @@ def _unbiased(k: Tensor, ell: Tensor) -> Tensor:
         + k.sum() * ell.sum() / ((n - 1) * (n - 2))
         - 2 * (k.sum(0) * ell.sum(0)).sum() / (n - 2)
     )
+
+
+MEASURES: Mapping[str, tuple[Callable[[Tensor, Tensor], float], str]] = {
+    "cka": (cka, "linear centred kernel alignment"),
+    "cka_debiased": (partial(cka, debiased=True), "debiased linear CKA"),
+    "procrustes": (procrustes, "Procrustes distance of shapes"),
+    "rsa": (rsa, "rank correlation of dissimilarities"),
+}

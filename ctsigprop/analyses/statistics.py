@@ -29,9 +29,10 @@ def weight_statistics(learner: Learner) -> Dataset:
         By ``weight``: ``mean``, ``sd``, ``skewness``, ``kurtosis`` (in excess of a Gaussian's);
         ``zero``, the fraction of weights that are; ``log_mean``, ``log_sd`` of ln|w| and
         ``log_normal_distance``, the Kolmogorov–Smirnov distance of |w| to the log-normal
-        distribution that has them; ``dale``, the fraction of presynaptic neurons whose weights that
-        are not zero have one sign (Dale's law), and ``dale_by_chance``, the same for random signs,
-        2^(1−n) for n weights; ``spectral_norm``, the largest singular value.
+        distribution that has them; ``dale``, the fraction of presynaptic neurons (of channels, in a
+        convolution) whose weights that are not zero have one sign (Dale's law), and
+        ``dale_by_chance``, the same for random signs, 2^(1−n) for n weights; ``spectral_norm``, the
+        largest singular value. NaN where there is no weight, or where all are the same.
 
     References
     ----------
@@ -51,14 +52,16 @@ def weight_statistics(learner: Learner) -> Dataset:
     from scipy import stats
 
     rows = []
-    for matrix in matrices(learner).values():
+    for name, matrix in matrices(learner).items():
         w = matrix.double().cpu().numpy()
+        outgoing = learner.weights[name].detach().movedim(1, -1).flatten(0, -2).cpu().numpy()
         strengths = np.abs(w[w != 0])
         logs = np.log(strengths) if strengths.size else np.array([np.nan])
         fitted = stats.norm(logs.mean(), logs.std() or 1.0)
-        counts = (w != 0).sum(axis=0)
+        counts = (outgoing != 0).sum(axis=0)
         connected = counts > 0
-        one_sign = ((w > 0).any(axis=0) != (w < 0).any(axis=0))[connected]
+        one_sign = ((outgoing > 0).any(axis=0) != (outgoing < 0).any(axis=0))[connected]
+        chance = 2.0 ** (1 - counts[connected])
         rows.append(
             {
                 "mean": w.mean(),
@@ -70,7 +73,7 @@ def weight_statistics(learner: Learner) -> Dataset:
                 "log_sd": logs.std(),
                 "log_normal_distance": float(stats.kstest(logs, fitted.cdf).statistic),
                 "dale": one_sign.mean() if connected.any() else np.nan,
-                "dale_by_chance": (2.0 ** (1 - counts[connected])).mean(),
+                "dale_by_chance": chance.mean() if connected.any() else np.nan,
                 "spectral_norm": float(np.linalg.norm(w, 2)),
             }
         )
@@ -87,13 +90,14 @@ def weight_statistics(learner: Learner) -> Dataset:
         "dale_by_chance": "the same for random signs",
         "spectral_norm": "largest singular value",
     }
-    return xr.Dataset(
+    found = xr.Dataset(
         {
             name: _variable("weight", [row[name] for row in rows], text)
             for name, text in names.items()
         },
         coords={"weight": ("weight", list(matrices(learner)))},
     )
+    return _said(found, "NaN where there is no weight, or where all are the same")
 
 
 def activity_statistics(learner: Learner, x: Tensor) -> Dataset:
@@ -165,10 +169,7 @@ def activity_statistics(learner: Learner, x: Tensor) -> Dataset:
         },
         coords={"layer": ("layer", list(shown))},
     )
-    for values in found.data_vars.values():
-        if bool(values.isnull().any()):
-            values.attrs["missing"] = "NaN where there is nothing to divide by, or no matrix"
-    return found
+    return _said(found, "NaN where there is nothing to divide by, or no matrix")
 
 
 def _sparseness(h: Tensor, axis: int) -> float:
@@ -192,6 +193,14 @@ def _balance(w: Tensor, pre: Tensor) -> tuple[float, float]:
         float(inhibition.sum()) / total if total else float("nan"),
         float(together.mean()) if len(together) else float("nan"),
     )
+
+
+def _said(table: Dataset, why: str) -> Dataset:
+    """Say why there are gaps, where there are."""
+    for values in table.data_vars.values():
+        if bool(values.isnull().any()):
+            values.attrs["missing"] = why
+    return table
 
 
 def _variable(dim: str, values: list[float], text: str) -> tuple[str, list[float], dict[str, str]]:

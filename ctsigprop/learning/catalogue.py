@@ -12,6 +12,7 @@ from ctsigprop.errors import unknown
 from ctsigprop.learning.backprop import Backpropagation
 from ctsigprop.learning.context import TargetOnly
 from ctsigprop.learning.continuous import ContinuousSigprop
+from ctsigprop.learning.continuous_feedback import ContinuousFeedbackAlignment
 from ctsigprop.learning.equilibrium import (
     ContinualEquilibriumPropagation,
     EquilibriumPropagation,
@@ -24,9 +25,10 @@ from ctsigprop.learning.local_losses import LocalLosses
 from ctsigprop.learning.losses import Hebbian
 from ctsigprop.learning.pepita import Pepita
 from ctsigprop.learning.predictive_coding import PredictiveCoding
+from ctsigprop.learning.predictive_forward_forward import PredictiveForwardForward
 from ctsigprop.learning.sigprop import Sigprop
 from ctsigprop.models.layers import Layers
-from ctsigprop.models.networks import sigprop_network
+from ctsigprop.models.networks import feedback_network, sigprop_network
 from ctsigprop.solvers.relaxation import Steady
 
 __all__ = ["RULES", "build"]
@@ -70,6 +72,11 @@ def _loop(sizes: Sequence[int], seed: int) -> Learner:
     return ContinuousSigprop(network)
 
 
+def _rhythm(sizes: Sequence[int], seed: int) -> Learner:
+    network = sigprop_network(sizes, rule="rhythmic", eta=0.5, seed=seed)
+    return ContinuousSigprop(network)
+
+
 def _loop_delta(sizes: Sequence[int], seed: int) -> Learner:
     network = sigprop_network(sizes, eta=0.5, seed=seed)
     return ContinuousSigprop(network, update="delta", solver=Steady())
@@ -99,6 +106,13 @@ def _direct_feedback_alignment(sizes: Sequence[int], seed: int) -> Learner:
     return DirectFeedbackAlignment(network, _adam(1e-2), seed=seed)
 
 
+def _feedback_ode(direct: bool, sizes: Sequence[int], seed: int) -> Learner:
+    slow = [20.0] * (len(sizes) - 2) + [80.0]
+    return ContinuousFeedbackAlignment(
+        feedback_network(sizes, direct=direct, tau_w=slow, seed=seed)
+    )
+
+
 def _local(loss: Literal["pred", "sim", "predsim"], sizes: Sequence[int], seed: int) -> Learner:
     rate = {"pred": 1e-2, "sim": 1e-3, "predsim": 3e-3}[loss]
     return LocalLosses(Layers.dense(sizes, seed=seed), _adam(rate), loss=loss, seed=seed)
@@ -119,27 +133,25 @@ def _sigprop_hebbian(sizes: Sequence[int], seed: int) -> Learner:
     )
 
 
-def _halved(sizes: Sequence[int], seed: int) -> Layers:
-    """Return units clipped to 0 … 1 whose weights are small enough that none begins dead."""
-    network = Layers.dense(sizes, rho="hard", output="hard", seed=seed)
+def _bounded(sizes: Sequence[int], seed: int) -> Layers:
+    """Return units that saturate on both sides, with half the usual weights: none begins dead."""
+    network = Layers.dense(sizes, rho="tanh", output="tanh", seed=seed)
     with torch.no_grad():
         for name, weight in network.weights.items():
             if name[0] == "W":
                 weight.mul_(0.5)
-            else:
-                weight.fill_(0.3)
     return network
 
 
 def _equilibrium(sizes: Sequence[int], seed: int) -> Learner:
-    steps = [partial(torch.optim.SGD, lr=0.1 * 0.5**k) for k in range(len(sizes) - 1)]
-    free = 14 * (len(sizes) - 1)
-    return EquilibriumPropagation(_halved(sizes, seed), steps, free=free, nudged=8, seed=seed)
+    steps = [partial(torch.optim.SGD, lr=0.3 * 0.5**k) for k in range(len(sizes) - 1)]
+    free, network = 14 * (len(sizes) - 1), _bounded(sizes, seed)
+    return EquilibriumPropagation(network, steps, beta=0.2, free=free, nudged=8, seed=seed)
 
 
 def _continual_equilibrium(sizes: Sequence[int], seed: int) -> Learner:
-    steps = [partial(torch.optim.SGD, lr=0.02 * 0.5**k) for k in range(len(sizes) - 1)]
-    free, network = 14 * (len(sizes) - 1), _halved(sizes, seed)
+    steps = [partial(torch.optim.SGD, lr=0.05 * 0.5**k) for k in range(len(sizes) - 1)]
+    free, network = 14 * (len(sizes) - 1), _bounded(sizes, seed)
     return ContinualEquilibriumPropagation(network, steps, free=free, nudged=8, seed=seed)
 
 
@@ -160,6 +172,14 @@ def _forward_forward(sizes: Sequence[int], seed: int) -> Learner:
     return ForwardForward(network, _adam(1e-2), classes=classes, seed=seed, **options)
 
 
+def _predictive_forward_forward(sizes: Sequence[int], seed: int) -> Learner:
+    groups = [n for n in range(1, 11) if all(size % n == 0 for size in sizes[1:-1])]
+    network = Layers.dense(sizes, seed=seed)
+    return PredictiveForwardForward(
+        network, _adam(3e-3), group=groups[-1], predict="readout", seed=seed
+    )
+
+
 def _pepita(sizes: Sequence[int], seed: int) -> Learner:
     network = Layers.dense(sizes, bias=False, seed=seed)
     step = partial(torch.optim.SGD, lr=0.02, momentum=0.9)
@@ -168,6 +188,7 @@ def _pepita(sizes: Sequence[int], seed: int) -> Learner:
 
 RULES: Mapping[str, Make] = {
     "sigprop-ode": _loop,
+    "sigprop-rhythm": _rhythm,
     "sigprop-loop": _loop_delta,
     "sigprop-label": _label_delta,
     "sigprop": _sigprop,
@@ -176,10 +197,13 @@ RULES: Mapping[str, Make] = {
     "backpropagation": _backpropagation,
     "feedback-alignment": _feedback_alignment,
     "direct-feedback-alignment": _direct_feedback_alignment,
+    "feedback-alignment-ode": partial(_feedback_ode, False),
+    "direct-feedback-alignment-ode": partial(_feedback_ode, True),
     "local-pred": partial(_local, "pred"),
     "local-sim": partial(_local, "sim"),
     "local-predsim": partial(_local, "predsim"),
     "forward-forward": _forward_forward,
+    "predictive-forward-forward": _predictive_forward_forward,
     "pepita": _pepita,
     "equilibrium-propagation": _equilibrium,
     "continual-equilibrium-propagation": _continual_equilibrium,

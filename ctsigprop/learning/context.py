@@ -15,9 +15,18 @@ from ctsigprop.errors import unknown
 from ctsigprop.learning.rows import Kind
 from ctsigprop.models.layers import Layers, activation
 
-__all__ = ["Loop", "Overlay", "TargetInput", "TargetOnly", "Transform", "TransformMaker"]
+__all__ = [
+    "Loop",
+    "Overlay",
+    "Place",
+    "TargetInput",
+    "TargetOnly",
+    "Transform",
+    "TransformMaker",
+]
 
 Signal = Literal["error", "gated"]
+Place = Literal["append", "overlay"]
 
 
 class Transform(nn.Module, abc.ABC):
@@ -157,7 +166,7 @@ class TargetInput(Transform):
 
 
 class Loop(Transform):
-    """t_0 = x + B e: the output's error fed to the front, where it rides on the sample.
+    """t_0 = x + B e: the output's error fed to the front, as Error Forward-Propagation has.
 
         e = c − y ("error"),    e = y (c − y) ("gated")
 
@@ -165,6 +174,9 @@ class Loop(Transform):
     module as the first layer. It rides on x because an error alone fades as learning succeeds, and
     with it all that t would say. t has a row for each sample; the output must come first, so that
     the whole network answers before anything is learned.
+
+    This is one turn of the loop of `sigprop_network`, in which the output comes to the front all
+    the time, and its nudge brings the error.
 
     Parameters
     ----------
@@ -220,8 +232,7 @@ class Loop(Transform):
 class Overlay(Transform):
     """t_0 = (x, c) and h_0 = (x, mean c): sample and context side by side, as Forward-Forward has.
 
-    The first layer takes the channels of x followed by those of c. Each sample is shown with its
-    own context and with one other.
+    Each sample is shown with its own context and with one other.
 
     Parameters
     ----------
@@ -229,6 +240,15 @@ class Overlay(Transform):
         What it is made for; see `TransformMaker`.
     strength : float
         What c is multiplied by.
+    place : {"append", "overlay"}
+        Where c goes: behind the last channel of x, or in the place of the first ones.
+
+    Examples
+    --------
+    >>> transform = Overlay(Layers.dense([5, 8]), 2, torch.Generator())
+    >>> transform(torch.eye(2), torch.ones(2, 3), torch.empty(0))
+    tensor([[1., 1., 1., 3., 0.],
+            [1., 1., 1., 0., 3.]])
     """
 
     rows = "candidates"
@@ -240,28 +260,39 @@ class Overlay(Transform):
         generator: torch.Generator,  # noqa: ARG002
         *,
         strength: float = 3.0,
+        place: Place = "append",
     ) -> None:
+        if place not in get_args(Place):
+            raise ValueError(unknown("place", place, get_args(Place)))
         if network.inputs <= channels:
             raise ValueError(
-                f"layer 1 takes {network.inputs} inputs; Overlay needs those of x and the "
-                f"{channels} channels of the context"
+                f"layer 1 takes {network.inputs} inputs; Overlay needs more than the {channels} "
+                "channels of the context"
             )
         _check_positive("strength", strength)
-        super().__init__(network, network.inputs - channels)
-        self.channels, self.strength = channels, strength
+        super().__init__(network, network.inputs - (channels if place == "append" else 0))
+        self.channels, self.strength, self.place = channels, strength, place
 
     def front(self, x: Tensor) -> Tensor:
         """Return h_0, ``(batch, network's inputs)``."""
-        neutral = x.new_full((*x.shape[:-1], self.channels), self.strength / self.channels)
-        return torch.cat([x, neutral], -1)
+        return self._joined(x, x.new_full((*x.shape[:-1], self.channels), 1 / self.channels))
 
     def forward(self, c: Tensor, x: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002
         """Return t_0, ``(rows, network's inputs)``."""
-        return torch.cat([x, self.strength * c], -1)
+        return self._joined(x, c)
 
     def extra_repr(self) -> str:
         """Return the options."""
-        return f"inputs={self.inputs}, channels={self.channels}, strength={self.strength}"
+        return (
+            f"inputs={self.inputs}, channels={self.channels}, strength={self.strength}, "
+            f"place={self.place!r}"
+        )
+
+    def _joined(self, x: Tensor, c: Tensor) -> Tensor:
+        c = self.strength * c
+        if self.place == "append":
+            return torch.cat([x, c], -1)
+        return torch.cat([c, x[..., self.channels :]], -1)
 
 
 def _check_positive(name: str, value: float) -> None:

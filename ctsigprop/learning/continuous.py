@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,13 +11,9 @@ import torch
 from torch import Tensor
 
 from ctsigprop.errors import ConvergenceError, unknown
-from ctsigprop.learning.learner import Learner
+from ctsigprop.learning.coupled import CoupledLearner, rate_of
 from ctsigprop.models.inputs import LearningSignal
-from ctsigprop.models.synapses import Synapse
-from ctsigprop.provenance import describe
-from ctsigprop.signals import Constant, Pulse
-from ctsigprop.solution import Solution
-from ctsigprop.solve import solve
+from ctsigprop.signals import Constant, Pulse, Rhythm
 from ctsigprop.solvers.base import Solver, State
 from ctsigprop.solvers.explicit.fixed import Euler
 from ctsigprop.solvers.relaxation import Relaxation, Steady
@@ -28,12 +23,13 @@ __all__ = ["ContinuousSigprop"]
 
 
 @dataclass
-class ContinuousSigprop(Learner):
+class ContinuousSigprop(CoupledLearner):
     """A network of `sigprop_network` that learns from presentations of inputs and their labels.
 
     Each presentation runs freely from 0 to the network's `onset`, then with the learning signal to
-    `end`. The weights are integrated with the neurons, by the rule of the network; or they rest,
-    and a two-point form compares the ends of the two intervals,
+    `end`; where the signal rides on a rhythm, there is no free interval, and input and signal come
+    together at `onset`. The weights are integrated with the neurons, by the rule of the network; or
+    they rest, and a two-point form compares the ends of the two intervals,
 
         delta:        ΔW_k = (eta_k/beta) (s_kᵝ − s_k⁰) ⊗ s_{k−1}⁰
         contrastive:  ΔW_k = (eta_k/beta) (s_kᵝ ⊗ s_{k−1}ᵝ − s_k⁰ ⊗ s_{k−1}⁰)
@@ -45,7 +41,8 @@ class ContinuousSigprop(Learner):
     network : System
         From `sigprop_network`; it becomes the learner's own, and float32.
     end : float
-        When the presentation ends.
+        When the presentation ends: by default 6 after the onset, or with the first period during
+        which the synapses hear the rhythm.
     solver : Solver or Steady
         Fixed steps by default. `Steady` is for the two-point forms.
     update : {"integrated", "delta", "contrastive"}
@@ -73,7 +70,7 @@ class ContinuousSigprop(Learner):
     """
 
     network: System
-    end: float = 14.4
+    end: float = math.inf
     solver: Solver | Steady = field(default_factory=lambda: Euler(dt=0.6))
     update: Literal["integrated", "delta", "contrastive"] = "integrated"
     weights: State = field(default_factory=dict)
@@ -91,81 +88,49 @@ class ContinuousSigprop(Learner):
                 "update 'integrated' moves the weights along the way, which Steady does not go; "
                 "take update='delta' or 'contrastive', or a solver of fixed steps"
             )
-        if not self.onset < self.end:
-            raise ValueError(f"end must be later than the onset, {self.onset}; got {self.end}")
-        self.network.float()
-        start = self.network.initial_state(dtype=torch.float32)
-        learned = {v.name for synapse in self.synapses for v in synapse.variables}
-        for name in self.weights:
-            if name not in learned:
-                raise ValueError(unknown("weights", name, learned))
-        self.weights = {**{n: v for n, v in start.items() if n in learned}, **self.weights}
+        if self.rhythmic and self.update != "integrated":
+            raise ValueError(f"a signal on a rhythm needs update='integrated'; got {self.update!r}")
+        begin, length = self.onset, 6.0
+        if isinstance(self._gate, Rhythm):  # its synapses wait as long again
+            begin, length = 2 * self.onset, 1 / self._gate.frequency
+        if self.end == math.inf:
+            self.end = begin + length
+        if not begin < self.end:
+            raise ValueError(f"end must be later than the onset, {begin}; got {self.end}")
+        self._take(self.network)
         if self.update != "integrated":  # the weights rest while the neurons move
             for synapse in self.synapses:
                 synapse.plasticity[0].gate = Constant(0.0)
         self._begun = False
-        self._rates = {synapse.name: float(_rate(synapse)) for synapse in self.synapses}
 
     @property
     def onset(self) -> float:
         """When the learning signal comes on, as the network was built."""
+        return self._gate.onset
+
+    @property
+    def rhythmic(self) -> bool:
+        """Whether the signal rides on a rhythm, all through a presentation."""
+        return isinstance(self._gate, Rhythm)
+
+    @property
+    def _gate(self) -> Pulse | Rhythm:
+        """The gate of the nudge."""
         for current in self.network.currents:
             if isinstance(current, LearningSignal) and current.error and current.post == "y":
-                gate = current.gate
-                if isinstance(gate, Pulse) and {"x", "c", "y"} <= {*self.network.populations}:
-                    return gate.onset
+                named = {"x", "c", "y"} <= {*self.network.populations}
+                if isinstance(current.gate, Pulse | Rhythm) and named:
+                    return current.gate
         raise ValueError(
             "network must be one of sigprop_network, with sources x and c, and an output y that a "
-            "Pulse of the learning signal nudges; this one has the populations "
+            "Pulse or a Rhythm of the learning signal nudges; this one has the populations "
             f"{', '.join(self.network.populations)}"
         )
 
     @property
-    def synapses(self) -> list[Synapse]:
-        """The synapses that learn."""
-        return [c for c in self.network.currents if isinstance(c, Synapse) and c.plasticity]
-
-    @property
-    def inputs(self) -> int:
-        """How many channels the input has."""
-        return self.network.populations["x"].size
-
-    @property
-    def classes(self) -> int:
-        """How many output units there are."""
-        return self.network.populations["y"].size
-
-    @property
     def settings(self) -> dict[str, Any]:
         """All that decides how it learns but for its weights now; the network as a fingerprint."""
-        arrays: dict[str, Tensor] = {}
-        recipe = json.dumps(describe(self.network, arrays))
-        parts = [recipe.encode(), *(a.cpu().numpy().tobytes() for a in arrays.values())]
-        return {
-            "update": self.update,
-            "onset": self.onset,
-            "end": self.end,
-            "solver": repr(self.solver),
-            "rates": dict(self._rates),
-            "network": hashlib.sha256(b"".join(parts)).hexdigest()[:16],
-        }
-
-    def dims(self, name: str) -> tuple[str, ...]:
-        """Return the names of the axes of a weight."""
-        return tuple(self.network.variables[name].dims)
-
-    def snapshot(self) -> State:
-        """Return the weights and their tags."""
-        return dict(self.weights)
-
-    def restore(self, kept: State) -> None:
-        """Go on from a snapshot."""
-        self.weights = dict(kept)
-
-    def scale_rates(self, factor: float) -> None:
-        """Set every learning rate to `factor` times the one that it was built with."""
-        for synapse in self.synapses:
-            _rate(synapse).fill_(self._rates[synapse.name] * factor)
+        return {"update": self.update, "end": self.end, **super().settings}
 
     @torch.no_grad()
     def present(self, x: Tensor, labels: Tensor) -> Tensor:
@@ -193,6 +158,10 @@ class ContinuousSigprop(Learner):
         if not self._begun:
             self._check_loop(x)
             self._begun = True
+        if self.rhythmic:
+            output = self.respond(x)
+            self.weights = self.integrated(x, labels, self.onset, self.end)
+            return output
         if self.update == "integrated":
             run = self._solve(x, context, [0.0, self.onset, self.end])
             self.weights = {name: run.final[name] for name in self.weights}
@@ -247,31 +216,6 @@ class ContinuousSigprop(Learner):
                 "`strength` of sigprop_network or the learning rates",
             )
 
-    def _context(self, x: Tensor, labels: Tensor) -> Tensor:
-        self.check_presentation(x, labels)
-        return torch.nn.functional.one_hot(labels.long(), self.classes).to(x)
-
-    def _zeros(self, x: Tensor) -> State:
-        return {
-            variable.name: x.new_zeros(x.shape[0], *variable.shape, dtype=torch.float32)
-            for neuron in self.network.neurons
-            for variable in neuron.variables
-        }
-
-    def _solve(
-        self, x: Tensor, context: Tensor, times: list[float], weights: State | None = None
-    ) -> Solution:
-        run = solve(
-            self.network,
-            {**self._zeros(x), **(self.weights if weights is None else weights)},
-            times,
-            solver=self.solver,  # type: ignore[arg-type]
-            inputs={"x": x, "c": context},
-        )
-        if run.status == "interrupted":  # solve() keeps what it reached; half a batch is no batch
-            raise KeyboardInterrupt
-        return run
-
     def _ends(self, x: Tensor, context: Tensor) -> tuple[State, State]:
         """Return the neurons at the ends of the free interval and of that with the signal."""
         if not isinstance(self.solver, Steady | Euler):
@@ -298,17 +242,12 @@ class ContinuousSigprop(Learner):
         for synapse in self.synapses:
             pre0, pre1 = (_activity(self.network, synapse.pre, s, x) for s in (free, held))
             post0, post1 = (self.network.activity(s, synapse.post) for s in (free, held))
-            rate = float(_rate(synapse)) / x.shape[0]
+            rate = float(rate_of(synapse)) / x.shape[0]
             weight = torch.addmm(self.weights[synapse.name], (post1 - post0).T, pre0, alpha=rate)
             if self.update == "contrastive":
                 weight = torch.addmm(weight, post1.T, pre1 - pre0, alpha=rate)
             after[synapse.name] = weight
         return after
-
-
-def _rate(synapse: Synapse) -> Tensor:
-    eta: Tensor = synapse.plasticity[0].eta
-    return eta
 
 
 def _activity(network: System, name: str, state: Mapping[str, Tensor], x: Tensor) -> Tensor:

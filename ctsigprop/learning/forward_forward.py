@@ -12,18 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctsigprop.errors import unknown
+from ctsigprop.learning.context import Overlay, Place
 from ctsigprop.learning.layerwise import LayerRule, Optimizer, evaluating
+from ctsigprop.learning.losses import Goodness, Pooled
 from ctsigprop.learning.relaxing import one_hot
 from ctsigprop.models.layers import Layers
-from ctsigprop.solvers.options import check_positive
 
 __all__ = ["ADAM", "ForwardForward", "wrong_labels"]
 
 ADAM: Optimizer = partial(torch.optim.Adam, lr=1e-3)
 """Adam at rate 0.001."""
 
-Goodness = Literal["sum", "mean"]
-Place = Literal["overlay", "append"]
 Negatives = Literal["hard", "random"]
 Prediction = Literal["goodness", "readout"]
 
@@ -40,8 +39,9 @@ class ForwardForward(LayerRule):
     step. All layers are hidden; a softmax of norm(h_2) … norm(h_N), where x comes with a neutral
     label, learns beside the last one.
 
-    As signal propagation: the context enters by an overlay, t_0 = (x, c), and is compared with
-    another context of the same sample, not with h; the `Sigprop` of `Overlay` and `Goodness`.
+    This is `Sigprop` with the transform `Overlay` and the loss `Goodness`, which are here as
+    `transform` and `loss`: for the same c' its layers take the same steps. It adds the softmax, the
+    choice of c' by it, which takes a pass before, and answers from more than the last layer.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ class ForwardForward(LayerRule):
         classes: int,
         place: Place = "overlay",
         strength: float = 1.0,
-        goodness: Goodness = "sum",
+        goodness: Pooled = "sum",
         threshold: float = 1.0,
         negatives: Negatives = "hard",
         predict: Prediction = "goodness",
@@ -105,20 +105,14 @@ class ForwardForward(LayerRule):
             raise ValueError(f"classes must be a whole number >= 2; got {classes!r}")
         if network.depth < 2:
             raise ValueError("Forward-Forward needs two layers or more: the first has no say")
-        if network.inputs < classes + (place == "append"):
-            raise ValueError(
-                f"layer 1 takes {network.inputs} inputs; '{place}' needs more for {classes} classes"
-            )
         for what, given, accepted in (
-            ("place", place, get_args(Place)),
-            ("goodness", goodness, get_args(Goodness)),
             ("negatives", negatives, get_args(Negatives)),
             ("prediction", predict, get_args(Prediction)),
         ):
             if given not in accepted:
                 raise ValueError(unknown(what, given, accepted))
-        check_positive("strength", strength)
-        check_positive("threshold", threshold)
+        loss = Goodness(1.0, threshold, goodness)
+        made = Overlay(network, classes, torch.Generator(), strength=strength, place=place)
         units = sum(math.prod(shape) for shape in network.shapes[1:])
         with torch.random.fork_rng(devices=[]):  # what torch draws is overwritten
             readout = nn.Linear(units, classes)
@@ -126,14 +120,13 @@ class ForwardForward(LayerRule):
             nn.init.zeros_(parameter)
         readout.to(next(network.parameters(), torch.zeros(())))
         super().__init__(network, optimizer, seed, [*[None] * (network.depth - 1), readout])
-        self._classes, self.place, self.strength = classes, place, strength
-        self.goodness, self.threshold = goodness, threshold
+        self._classes, self.transform, self.loss = classes, made, loss
         self.negatives, self.predict = negatives, predict
 
     @property
     def inputs(self) -> int:
         """How many channels the input has."""
-        return self.network.inputs - (self.classes if self.place == "append" else 0)
+        return self.transform.inputs
 
     @property
     def classes(self) -> int:
@@ -143,28 +136,23 @@ class ForwardForward(LayerRule):
     @property
     def settings(self) -> dict[str, Any]:
         """The rule's options with those of every rule."""
-        names = (
-            "classes",
-            "place",
-            "strength",
-            "goodness",
-            "threshold",
-            "negatives",
-            "predict",
-        )
-        return super().settings | {name: getattr(self, name) for name in names}
+        return super().settings | {
+            "transform": repr(self.transform),
+            "loss": repr(self.loss),
+            "negatives": self.negatives,
+            "predict": self.predict,
+        }
 
     def learn(self, x: Tensor, labels: Tensor) -> Tensor:
         """Change the weights by one batch; return the outputs from before."""
-        own, last = one_hot(labels, self.classes, x), self.network.depth - 1
-        guess = self._read(x)
+        guess, last = self._read(x), self.network.depth - 1
         before = guess.detach() if self.predict == "readout" else self.respond(x)
-        chances = guess.detach() if self.negatives == "hard" else torch.zeros_like(own)
-        other = one_hot(wrong_labels(chances, labels, self.generator), self.classes, x)
-        shown = torch.cat([self._labelled(x, own), self._labelled(x, other)])
+        chances = guess.detach() if self.negatives == "hard" else torch.zeros_like(before)
+        other = wrong_labels(chances, labels, self.generator)
+        own = torch.tensor([1.0, 0.0], device=x.device).expand(len(x), 2)
+        shown = self.observed(-1, self._labelled(x, torch.stack([labels, other], 1)))
         for k, h in enumerate(self._passing(shown)):
-            right, wrong = self._goodness(h).chunk(2)
-            loss = (functional.softplus(-right) + functional.softplus(wrong)).mean()
+            loss = self.loss(self._goodness(h, 2), own)
             if k == last:
                 loss = loss + functional.cross_entropy(guess, labels)
             if loss.requires_grad:  # not where an observer put in a constant
@@ -180,16 +168,16 @@ class ForwardForward(LayerRule):
 
     def _compare(self, x: Tensor) -> Tensor:
         """Return the goodness of all layers but the first for each class."""
-        classes = torch.eye(self.classes, dtype=x.dtype, device=x.device)
-        shown = self._labelled(x.repeat_interleave(self.classes, 0), classes.repeat(len(x), 1))
-        _, *upper = (self._goodness(h) for h in self._passing(shown))
-        return sum(upper[1:], upper[0]).reshape(-1, self.classes)
+        every = torch.arange(self.classes, device=x.device).expand(len(x), -1)
+        passing = self._passing(self._labelled(x, every))
+        _, *upper = (self._goodness(h, self.classes) for h in passing)
+        return sum(upper[1:], upper[0])
 
     def _read(self, x: Tensor) -> Tensor:
         """Return the input of the softmax, with a graph of its weights alone."""
-        neutral = x.new_full((len(x), self.classes), 1 / self.classes)
         with torch.no_grad():
-            _, *upper = (_normed(h).flatten(1) for h in self._passing(self._labelled(x, neutral)))
+            passing = self._passing(self.transform.front(x))
+            _, *upper = (_normed(h).flatten(1) for h in passing)
         output: Tensor = self.own[-1](torch.cat(upper, 1))
         return output
 
@@ -199,14 +187,15 @@ class ForwardForward(LayerRule):
             h = self.activity(k, _normed(h.detach()))
             yield h
 
-    def _labelled(self, x: Tensor, label: Tensor) -> Tensor:
-        kept = x[:, self.classes :] if self.place == "overlay" else x
-        parts = [self.strength * label, kept]
-        return torch.cat(parts if self.place == "overlay" else parts[::-1], 1)
+    def _labelled(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Return each sample with each of its labels, ``(batch · labels, network's inputs)``."""
+        c = one_hot(labels.flatten(), self.classes, x)
+        beside = x.repeat_interleave(labels.shape[1], 0)
+        shown: Tensor = self.transform(c, beside, beside)
+        return shown
 
-    def _goodness(self, h: Tensor) -> Tensor:
-        above = h.flatten(1).square() - self.threshold
-        return above.sum(1) if self.goodness == "sum" else above.mean(1)
+    def _goodness(self, h: Tensor, labels: int) -> Tensor:
+        return self.loss.scores(h, h.reshape(-1, labels, *h.shape[1:]))
 
 
 def wrong_labels(outputs: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:

@@ -22,12 +22,14 @@ __all__ = [
     "Hebbian",
     "LayerLoss",
     "MaxAll",
+    "Pooled",
     "Presynaptic",
     "TopK",
     "similarity",
 ]
 
 Presynaptic = Literal["context", "input"]
+Pooled = Literal["mean", "sum"]
 
 
 def similarity(h: Tensor, t: Tensor) -> Tensor:
@@ -169,29 +171,47 @@ class TopK(LayerLoss):
 class Goodness(LayerLoss):
     """Forward-Forward's: the goodness of the own context high, that of another one low.
 
-        Y_ij = (mean(t_ij²) − threshold)/temperature,    −log sigma(Y_i own) − log sigma(−Y_i other)
+        Y_ij = G(t_ij)/temperature,    G(t) = Σ_units (t² − threshold),  or its mean over the units
+        L = −log sigma(Y_i own) − log sigma(−Y_i other)
 
-    The mean over the units, where the paper has the sum, keeps it the same for every width. Layers
-    that are to add something to the goodness of the layer before need a normalisation in front, as
+    The mean, where the paper has the sum, keeps Y the same for every width. Layers that are to add
+    something to the goodness of the layer before need a normalisation in front, as
     `torch.nn.RMSNorm`.
 
     Parameters
     ----------
     temperature, threshold : float
         As above.
+    pooled : {"mean", "sum"}
+        G.
 
     References
     ----------
     Hinton 2022, The forward-forward algorithm, arXiv 2212.13345, section 2.
+
+    Examples
+    --------
+    >>> own_and_other = torch.tensor([[[1.0, 0.0], [0.5, 0.0]]])
+    >>> Goodness(temperature=1.0).scores(torch.empty(0), own_and_other)
+    tensor([[ 0.2500, -0.1250]])
     """
 
     temperature: float = 0.1
     threshold: float = 0.25
+    pooled: Pooled = "mean"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.threshold < math.inf:
+            raise ValueError(f"threshold must be > 0; got {self.threshold}")
+        if self.pooled not in get_args(Pooled):
+            raise ValueError(unknown("goodness", self.pooled, get_args(Pooled)))
 
     def scores(self, h: Tensor, t: Tensor) -> Tensor:
         """Return Y, ``(batch, candidates)``."""
-        goodness = t.flatten(2).square().mean(2)
-        return (goodness - self.threshold).to(h) / self.temperature
+        above = t.flatten(2).square() - self.threshold
+        goodness = above.mean(2) if self.pooled == "mean" else above.sum(2)
+        return goodness.to(h) / self.temperature
 
     def __call__(self, scores: Tensor, agreement: Tensor) -> Tensor:
         """Return the mean over the batch of the loss."""

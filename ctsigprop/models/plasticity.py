@@ -35,7 +35,8 @@ class TextPlasticity(Plasticity):
     text : str
         ``dw/dt = …``, and an equation for each variable of the rule's own.
     modulator : str or Signal, optional
-        The third factor ``m``: a population of one channel, or a signal.
+        The third factor ``m``: a signal, or a population of one channel, or of one for each
+        postsynaptic unit.
     gate : Signal, optional
         Multiplies dw/dt; while it is zero, nothing is computed.
     initial : float

@@ -10,11 +10,13 @@ __all__ = [
     "anti_hebb",
     "bcm",
     "covariance",
+    "delta_rule",
     "differential_hebb",
     "eligibility",
     "hebb",
     "homeostatic_scaling",
     "oja",
+    "rhythmic_hebb",
     "tagged_hebb",
     "weight_decay",
 ]
@@ -89,6 +91,28 @@ def covariance(eta: Value, *, tau: Value) -> TextPlasticity:
         dxbar/dt = (x - xbar)/tau : 1 (pre)
     """
     return TextPlasticity(text, eta=eta, tau=tau)
+
+
+def delta_rule(eta: Value, *, error: str) -> TextPlasticity:
+    """Return the delta rule: dw/dt = eta · e · x.
+
+    Parameters
+    ----------
+    eta : Parameter, Tensor or float
+        Learning rate, in 1/(time unit).
+    error : str
+        The population whose activity is e, one unit for each postsynaptic one.
+
+    References
+    ----------
+    Widrow & Hoff 1960, IRE WESCON Convention Record 4:96-104.
+
+    Examples
+    --------
+    >>> delta_rule(0.1, error="e_h1").modulator
+    'e_h1'
+    """
+    return TextPlasticity("dw/dt = eta*m*x", modulator=error, eta=eta)
 
 
 def oja(eta: Value) -> TextPlasticity:
@@ -270,3 +294,39 @@ def tagged_hebb(eta: Value, *, tau_c: Value, signal: Signal) -> TextPlasticity:
         de/dt = m*dy*x - (1 - m)*e/tau_c
     """
     return TextPlasticity(text, modulator=signal, eta=eta, tau_c=tau_c)
+
+
+def rhythmic_hebb(eta: Value, *, tau_c: Value, rhythm: Signal) -> TextPlasticity:
+    """Return the differential Hebbian rule demodulated by a rhythm that the learning signal rides.
+
+        de/dt = m · (dy/dt) · x − e/tau_c,    dw/dt = eta e/tau_c
+
+    The tag e gathers what of dy/dt moves with m; the weight takes it up over tau_c. With m the rate
+    at which the signal changes, ∫ m (dy/dt) x dt over whole periods is the response to the signal
+    times the mean x, whatever y is without it.
+
+    Parameters
+    ----------
+    eta : Parameter, Tensor or float
+        Learning rate (dimensionless for equal units of x and y).
+    tau_c : Parameter, Tensor or float
+        Time constant of the capture.
+    rhythm : Signal
+        m.
+
+    References
+    ----------
+    Demodulation as in holomorphic equilibrium propagation, Laborieux & Zenke 2022,
+    arXiv 2209.00530; for this rule reconstructed.
+
+    Examples
+    --------
+    >>> from ctsigprop.signals import Rhythm
+    >>> rhythmic_hebb(0.1, tau_c=9.0, rhythm=Rhythm(1.0, 0.1)).structures["e"] is not None
+    True
+    """
+    text = """
+        dw/dt = eta*e/tau_c
+        de/dt = m*dy*x - e/tau_c
+    """
+    return TextPlasticity(text, modulator=rhythm, eta=eta, tau_c=tau_c)

@@ -5,10 +5,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import ctsigprop as ct
 from ctsigprop.analyses.energy import PRICES, Price, energy
-from ctsigprop.analyses.plots import plot_energy, plot_robustness, plot_similarity
+from ctsigprop.analyses.plots import (
+    plot_energy,
+    plot_robustness,
+    plot_similarity,
+    plot_statistics,
+)
 from ctsigprop.analyses.readings import activities, matrices
 from ctsigprop.analyses.robustness import PERTURBATIONS, robustness
 from ctsigprop.analyses.similarity import cka, procrustes, rsa, similarity
@@ -16,6 +22,7 @@ from ctsigprop.analyses.statistics import activity_statistics, weight_statistics
 from ctsigprop.data import digits
 from ctsigprop.learning.catalogue import build
 
+ZEROS = torch.zeros(3, 4)
 GENERATOR = torch.Generator().manual_seed(0)
 
 
@@ -56,6 +63,16 @@ def test_the_activities_are_those_of_the_answer():
     ]
 
 
+def test_every_matrix_is_read():
+    """A layer of two matrices, whose names are torch's; a network with one input."""
+    layers = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), nn.Linear(3, 2)
+    found = matrices(ct.Backpropagation(ct.Layers(*layers, inputs=4)))
+    assert [tuple(w.shape) for w in found.values()] == [(5, 4), (3, 5), (2, 3)]
+    loop = build("sigprop-ode", [1, 3, 2], 0)
+    assert [*matrices(loop)] == ["W_h1_x", "W_y_h1"]
+    assert len(loop.weights) > 2  # biases and traces
+
+
 # --- statistics
 
 
@@ -84,6 +101,48 @@ def test_weights_of_known_distributions():
     assert float(found.dale_by_chance) == pytest.approx((1 + 0.5) / 2)
     assert float(found.zero) == 0.75
     assert float(found.spectral_norm) == pytest.approx(math.sqrt(5))
+
+
+def test_dale_in_a_convolution_is_about_channels():
+    network = ct.Layers(
+        nn.Sequential(nn.Unflatten(1, (2, 3, 3)), nn.Conv2d(2, 4, 3)), nn.Flatten(), inputs=18
+    )
+    kernel = network.layers[0][1].weight
+    with torch.no_grad():
+        kernel.abs_()
+        kernel[:, 1, 0, 0] *= -1  # of one sign at each place of the kernel, but not for a channel
+    found = weight_statistics(ct.Backpropagation(network)).isel(weight=0)
+    assert float(found.dale) == 0.5
+    assert float(found.dale_by_chance) == 2.0 ** (1 - 4 * 9)
+
+
+def test_weights_that_have_no_statistics():
+    none, same = (weight_statistics(holding(w)).isel(weight=0) for w in (ZEROS, ZEROS + 2))
+    assert np.isnan([float(none[name]) for name in ("dale", "dale_by_chance", "log_mean")]).all()
+    assert "NaN where there is no weight" in none.dale.attrs["missing"]
+    assert float(none.zero) == 1
+    assert float(same.dale) == 1
+    assert np.isnan(float(same.kurtosis))
+    for read in (weight_statistics, lambda rule: activity_statistics(rule, torch.rand(5, 4))):
+        with pytest.raises(ValueError, match="is not finite: learning has diverged"):
+            read(holding(ZEROS * math.nan))
+
+
+def test_statistics_are_drawn():
+    learner = build("sigprop", [12, 8, 8, 4], 0)
+    weights = weight_statistics(learner)
+    panels = plot_statistics(weights).axes
+    assert len(panels) == 4
+    widths = [bar.get_width() for bar in panels[0].containers[0]]
+    np.testing.assert_array_equal(widths, weights.dale.values)
+    assert [text.get_text() for text in panels[0].get_yticklabels()] == [
+        "W_h1_x",
+        "W_h2_h1",
+        "W_y_h2",
+    ]
+    assert len(plot_statistics(activity_statistics(learner, torch.rand(9, 12))).axes) == 3
+    with pytest.raises(ValueError, match="no statistics; they come from"):
+        plot_statistics(weights.drop_vars(list(weights.data_vars)))
 
 
 def test_activities_of_known_sparseness():
@@ -176,7 +235,23 @@ def test_the_table_of_similarities():
     assert len(plot_similarity(table).axes) == 3
 
 
+def test_the_table_may_hold_dissimilarities_and_gaps():
+    pytest.importorskip("rsatoolbox")
+    a = {"h1": randn(9, 4), "dead": torch.zeros(9, 3)}
+    table = similarity(a, a, ["rsa", "cka", "cka_debiased", "procrustes"])
+    for values in table.data_vars.values():
+        assert values.isnull().values.tolist() == [[False, True], [True, True]]
+        assert "tells no two inputs apart" in values.attrs["missing"]
+    assert float(table.rsa[0, 0]) == pytest.approx(1)
+    assert math.isnan(rsa(a["h1"], torch.ones(9, 3), rdm="euclidean"))
+    assert len(plot_similarity(table).axes) == 4
+
+
 def test_similarity_refuses():
+    with pytest.raises(ValueError, match="did you mean 'procrustes'"):
+        similarity({}, {}, ["procrust"])
+    with pytest.raises(ValueError, match="must be finite"):
+        cka(randn(5, 2), randn(5, 2) / 0)
     with pytest.raises(ValueError, match="the same four inputs or more"):
         cka(randn(5, 2), randn(6, 2))
     with pytest.raises(ValueError, match="the same four inputs or more"):
@@ -259,6 +334,7 @@ def test_robustness_refuses():
         ("noise", [-0.1], "must be 0 or more; got -0.1"),
         ("lesion", [1.5], "fractions, from 0 to 1; got 1.5"),
         ("bits", [2.5], "whole, 2 or more; got 2.5"),
+        ("bits", [math.inf], "whole, 2 or more; got inf"),
         ("noise", [], "a level and a draw"),
     ):
         with pytest.raises(ValueError, match=match):
@@ -272,14 +348,21 @@ def test_energy_is_counted_events_at_their_prices():
     learner = holding(torch.ones(3, 8), torch.ones(2, 3))
     x = torch.zeros(4, 8)
     x[:, :2] = 1.0  # a quarter of the inputs, and all three hidden units, are active
-    price = {"digital": Price("", 2e-12, 3e-12, "a"), "brain": Price("", 1e-15, 1e-15, "b")}
+    price = {
+        "digital": [Price("operation", 2e-12, 3e-12, "a"), Price("word", 1e-12, 1e-12, "b")],
+        "brain": [Price("active", 1e-15, 1e-15, "c")],
+    }
     found = energy(learner, x, torch.arange(4) % 2, prices=price)
-    assert found.events.values.tolist() == [30, 30 + 30 + 6]  # 8·3 + 3·2; no error goes to x
+    assert found.operations.values.tolist() == [30, 30 + 30 + 6]  # 8·3 + 3·2; no error goes to x
     assert float(found.active) == pytest.approx((0.25 * 24 + 6) / 30)
-    joule = found.energy.sel(phase="inference")
-    np.testing.assert_allclose(joule.sel(hardware="digital"), [60e-12, 90e-12])
+    joule, words = found.energy.sel(phase="inference"), float(found.words[0])
+    # biases, activities before, weights, activities after; twice the hidden ones for their relu
+    assert words == ((3 + 32 + 24 + 12) + 24 + (2 + 12 + 6 + 8)) / 4
+    np.testing.assert_allclose(
+        joule.sel(hardware="digital"), [(60 + words) * 1e-12, (90 + words) * 1e-12]
+    )
     np.testing.assert_allclose(joule.sel(hardware="brain"), 12e-15)
-    assert found.energy.attrs["source_2"] == "b"
+    assert found.energy.attrs["source_1"] == "a; b"
 
 
 def test_learning_is_undone_and_prices_have_ranges_and_sources():
@@ -288,6 +371,17 @@ def test_learning_is_undone_and_prices_have_ranges_and_sources():
         before = {name: w.clone() for name, w in learner.weights.items()}
         table = energy(learner, torch.rand(5, 12), torch.arange(5) % 4)
         assert all(torch.equal(before[name], w) for name, w in learner.weights.items())
-        assert float(table.events[1]) > float(table.events[0]) > 0
-        assert len(plot_energy(table).axes) == 1
-    assert all(price.low < price.high and price.source for price in PRICES.values())
+        assert float(table.operations[1]) > float(table.operations[0]) > 0
+        assert float(table.words[1]) > float(table.words[0]) > 0
+        (ax,) = plot_energy(table).axes
+        assert ax.get_xlim()[0] < float(table.energy.min()) <= float(table.energy.max())
+        assert float(table.energy.max()) < ax.get_xlim()[1]
+        assert bool((table.energy.sel(bound="low") < table.energy.sel(bound="high")).all())
+    assert all(price.source for prices in PRICES.values() for price in prices)
+
+
+def test_prices_refuse():
+    with pytest.raises(ValueError, match="did you mean 'word'"):
+        Price("words", 1.0, 2.0, "")
+    with pytest.raises(ValueError, match="0 <= low <= high joule"):
+        Price("word", 2.0, 1.0, "")

@@ -69,14 +69,20 @@ def test_overlay_puts_the_context_beside_the_sample() -> None:
     x = torch.rand(3, 2, dtype=torch.float64)
     torch.testing.assert_close(transform(C, x, NONE), torch.cat([x, 2 * C], 1))
     torch.testing.assert_close(transform.front(x)[:, 2:], torch.full_like(C, 2 / 3))
+    over = Overlay(network(), 3, generator(), strength=2.0, place="overlay")
+    assert over.inputs == 5
+    x = torch.rand(3, 5, dtype=torch.float64)
+    torch.testing.assert_close(over(C, x, NONE), torch.cat([2 * C, x[:, 3:]], 1))
+    torch.testing.assert_close(over.front(x)[:, :3], torch.full_like(C, 2 / 3))
 
 
 def test_the_error_of_the_loop_is_that_of_the_network() -> None:
     net, seen = network(), []
     x, labels = torch.rand(4, 5).double(), torch.tensor([0, 1, 2, 0])
 
-    def watch(_: int, h: Tensor) -> Tensor:
-        seen.append(h.detach().clone())
+    def watch(k: int, h: Tensor) -> Tensor:
+        if k >= 0:
+            seen.append(h.detach().clone())
         return h
 
     rule = Sigprop(net, transform=Loop, loss=MaxAll())
@@ -130,6 +136,7 @@ def test_the_seed_decides_what_is_drawn(make: Any) -> None:
         (partial(Loop, signal="gate"), "did you mean 'gated'"),
         (partial(Loop, strength=-1.0), "strength must be > 0; got -1.0"),
         (partial(Overlay, strength=float("nan")), "strength must be > 0; got nan"),
+        (partial(Overlay, place="apend"), "did you mean 'append'"),
     ],
 )
 def test_refusals(make: Any, message: str) -> None:

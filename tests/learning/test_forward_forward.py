@@ -73,26 +73,31 @@ def test_the_update_is_the_closed_form_of_the_logistic_loss(place, goodness):
         torch.testing.assert_close(value, torch.zeros_like(value), rtol=0, atol=1e-12)
 
 
-def test_it_is_signal_propagation_with_overlay_and_goodness(monkeypatch):
-    network = dense(16 + CLASSES)
+@pytest.mark.parametrize("place", ["overlay", "append"])
+@pytest.mark.parametrize("goodness", ["sum", "mean"])
+def test_it_is_signal_propagation_with_overlay_and_goodness(place, goodness, monkeypatch):
+    inputs = 16 + CLASSES * (place == "append")
     normed = ct.Layers(
         *(
             nn.Sequential(nn.RMSNorm(layer[0].in_features, elementwise_affine=False), *layer)
-            for layer in dense(16 + CLASSES).layers
+            for layer in dense(inputs).layers
         ),
-        inputs=16 + CLASSES,
+        inputs=inputs,
     )
+    options = {"place": place, "strength": 3.0}
     rule = ForwardForward(
-        network, UNIT, classes=CLASSES, place="append", strength=3.0, goodness="mean", threshold=0.4
+        dense(inputs), UNIT, classes=CLASSES, goodness=goodness, threshold=0.4, **options
     )
     same = Sigprop(
         normed,
         UNIT,
-        transform=partial(Overlay, strength=3.0),
-        loss=Goodness(temperature=1.0, threshold=0.4),
+        transform=partial(Overlay, **options),
+        loss=Goodness(temperature=1.0, threshold=0.4, pooled=goodness),
         predict="nearest",
         classes=CLASSES,
     )
+    assert isinstance(rule.transform, Overlay)
+    assert rule.loss == same.loss
     # the same wrong labels for both
     drawn = torch.randint(1, CLASSES, (12,), generator=torch.Generator().manual_seed(0))
     other = (LABELS + drawn) % CLASSES
@@ -123,6 +128,7 @@ def test_layers_step_as_the_passes_reach_them_on_graphs_of_their_own():
     rule.present(X, LABELS)
     assert order[:3] == [("seen", k, 12) for k in range(3)]
     assert order[3:] == [
+        ("seen", -1, 24),
         ("seen", 0, 24),
         ("step", 0, 2),
         ("seen", 1, 24),
@@ -159,7 +165,8 @@ def test_hard_negatives_are_those_of_the_readout():
     sure = LABELS != 2
     wrong = shown(X[sure], torch.full((int(sure.sum()),), 2), "overlay", 1.0)
     expected = dense().layers[0](functional.rms_norm(wrong, (16,)))
-    torch.testing.assert_close(seen[3][12:][sure], expected)
+    torch.testing.assert_close(seen[3][1::2][sure], wrong)  # the input, layer −1
+    torch.testing.assert_close(seen[4][1::2][sure], expected)
 
 
 @pytest.mark.parametrize("make", [dense, conv])
@@ -236,7 +243,9 @@ def test_a_run_goes_on_from_a_snapshot_bit_for_bit(make):
 def test_settings_say_what_decides():
     rule = ForwardForward(dense(19), classes=CLASSES, place="append", threshold=0.5)
     assert rule.inputs == 16
-    assert rule.settings.items() >= {"classes": 3, "place": "append", "threshold": 0.5}.items()
+    assert "channels=3, strength=1.0, place='append'" in rule.settings["transform"]
+    assert "threshold=0.5, pooled='sum'" in rule.settings["loss"]
+    assert rule.settings.items() >= {"negatives": "hard", "predict": "goodness"}.items()
 
 
 @pytest.mark.parametrize(
@@ -244,8 +253,8 @@ def test_settings_say_what_decides():
     [
         ([16, 8], {"classes": 3}, "two layers or more"),
         ([16, 8, 7], {"classes": 1}, "classes must be a whole number >= 2; got 1"),
-        ([16, 8, 7], {"classes": 17}, "layer 1 takes 16 inputs; 'overlay' needs more"),
-        ([16, 8, 7], {"classes": 16, "place": "append"}, "'append' needs more for 16 classes"),
+        ([16, 8, 7], {"classes": 17}, "layer 1 takes 16 inputs; Overlay needs more"),
+        ([16, 8, 7], {"classes": 16, "place": "append"}, "Overlay needs more than the 16 channels"),
         ([16, 8, 7], {"classes": 3, "place": "apend"}, "did you mean 'append'"),
         ([16, 8, 7], {"classes": 3, "goodness": "max"}, "unknown goodness 'max'"),
         ([16, 8, 7], {"classes": 3, "negatives": "soft"}, "unknown negatives 'soft'"),

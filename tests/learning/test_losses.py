@@ -89,6 +89,7 @@ def test_temperature_divides_and_goodness_is_the_mean_square() -> None:
     torch.testing.assert_close(Direct().scores(h, t), 3 * similarity(h, t))
     want = (own.square().mean(-1) - 0.4) / 0.2
     torch.testing.assert_close(Goodness(0.2, 0.4).scores(h, own), want)
+    torch.testing.assert_close(Goodness(0.2, 0.4, "sum").scores(h, own), 9 * want)
 
 
 def initial_loss(loss: LayerLoss, width: int, seeds: int) -> list[float]:
@@ -134,6 +135,8 @@ def test_hebbian_gradients_are_the_outer_products() -> None:
     ("make", "message"),
     [
         (lambda: Direct(temperature=0), "temperature must be > 0; got 0"),
+        (lambda: Goodness(threshold=0.0), "threshold must be > 0; got 0.0"),
+        (lambda: Goodness(pooled="men"), "unknown goodness 'men'.*did you mean 'mean'"),  # type: ignore[arg-type]
         (lambda: TopK(k=0), "k must be a whole number >= 1; got 0"),
         (lambda: Hebbian("contxt"), "did you mean 'context'"),  # type: ignore[arg-type]
         (lambda: Hebbian().check(2, nn.Conv2d(1, 2, 3)), "layer 2 is Conv2d.*dense layers"),

@@ -12,9 +12,12 @@ from torch.nn import functional
 
 from ctsigprop.data import digits
 from ctsigprop.learning.context import Loop, Overlay, TargetInput, TargetOnly
+from ctsigprop.learning.continuous import ContinuousSigprop
 from ctsigprop.learning.losses import ArgMax, Goodness, Hebbian, MaxAll, TopK, similarity
 from ctsigprop.learning.sigprop import Sigprop
 from ctsigprop.models.layers import Layers
+from ctsigprop.models.networks import sigprop_network
+from ctsigprop.solvers.relaxation import Steady
 from ctsigprop.train import train
 
 CLASSES = 3
@@ -220,6 +223,35 @@ def test_the_hebbian_step_is_that_of_its_equation(pre: Any) -> None:
         torch.testing.assert_close(mine[0], weight, rtol=0, atol=1e-12)
         torch.testing.assert_close(mine[1], bias, rtol=0, atol=1e-12)
         h, t = above, codes
+
+
+@pytest.mark.parametrize("strength", [0.1, 0.01])
+def test_error_forward_propagation_is_the_loop_in_discrete_and_continuous_time(
+    strength: float,
+) -> None:
+    """In a loop as weak as this the error comes to the front once, and not again."""
+    sizes, x, label = [16, 8, 7, CLASSES], X[:1].float(), LABELS[1:2]
+    layers = Layers.dense(sizes, rho="tanh", seed=3)
+    start = {name: w.detach().clone() for name, w in layers.weights.items()}
+    h2, y = (h.detach() for h in layers.activities(x)[1:])
+    loop = partial(Loop, strength=strength)
+    discrete = Sigprop(layers, UNIT, transform=loop, loss=Hebbian("input"))
+    network = sigprop_network(sizes, rho="tanh", eta=1.0, beta=1.0)
+    (back,) = (current for current in network.currents if current.name == "B_h1_y")
+    back.weight.data = (start["W_h1_x"] @ discrete.transform.B).to(back.weight)  # type: ignore[operator]
+    continuous = ContinuousSigprop(network, update="delta", solver=Steady(tol=1e-7))
+    # the same hidden states and the same output, softmax in one and tanh in the other, when free
+    rest = y.softmax(1)
+    biases = {"W_h1_one": -back.weight.float() @ rest.T}
+    biases["W_y_one"] = (rest.atanh() - h2 @ start["W_y_h2"].T).T
+    continuous.weights |= {n: w for n, w in start.items() if n[0] == "W"} | biases
+    discrete.present(x, label)
+    torch.testing.assert_close(continuous.present(x, label), rest)
+    for inputs, name in zip(sizes, ("W_h1_x", "W_h2_h1", "W_y_h2"), strict=False):
+        one = inputs * (discrete.weights[name] - start[name])
+        other = 2 * (continuous.weights[name] - start[name])  # beta = 1 goes half the way
+        assert one.norm() > 0.3 * strength
+        assert (one - other).norm() < 0.5 * strength * one.norm()
 
 
 @EVERY

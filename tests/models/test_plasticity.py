@@ -91,6 +91,21 @@ RULES = {
             "e": 0.7 * np.outer(s["dy"], s["x"]) - 0.3 * s["e"] / 5,
         },
     ),
+    "rhythmic_hebb": (
+        ct.rhythmic_hebb(0.3, tau_c=5.0, rhythm=SIGNAL),
+        ("e",),
+        None,
+        lambda s: {
+            "w": 0.3 * s["e"] / 5,
+            "e": 0.7 * np.outer(s["dy"], s["x"]) - s["e"] / 5,
+        },
+    ),
+    "delta_rule": (
+        ct.delta_rule(0.3, error="e"),
+        (),
+        1,
+        lambda s: {"w": 0.3 * np.outer(s["m"] * np.ones(POST), s["x"])},
+    ),
     "oja_subspace": (
         ct.OjaSubspace(0.3),
         (),

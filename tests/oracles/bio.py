@@ -20,8 +20,8 @@ SIZES = [12, 10, 9, 8, 4]
 
 def contrastive_hebbian():
     """Equilibrium propagation whose nudge holds the output at its target."""
-    network = build("equilibrium-propagation", SIZES, 0).network
-    return ct.EquilibriumPropagation(network, form="one_sided", beta=1e3, dt=0.5)
+    network = ct.Layers.dense(SIZES, rho="tanh", output="tanh")
+    return ct.EquilibriumPropagation(network, form="one_sided", beta=9.0, dt=0.1)
 
 
 MAKE = {

@@ -62,16 +62,14 @@ class Clamped(abc.ABC):
         From the first to the output.
     learned : tuple of str
         Those with a matrix of weights that learns.
-    samples : int
-        In the batch.
-    rows : int
-        Of an activity: the samples, then what comes with the learning signal.
+    owners : tuple of int or None
+        Of each row of an activity, the sample whose input it depends on; None for what comes with
+        the learning signal.
     """
 
     layers: tuple[str, ...]
     learned: tuple[str, ...]
-    samples: int
-    rows: int
+    owners: tuple[int | None, ...]
 
     @abc.abstractmethod
     def update(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -52,8 +52,7 @@ class ClampedRule(Clamped):
         self.base = self._learn(self._recorder(True), self._keep)
         self._check_repeatable()
         self._answer(self._recorder(False))
-        self.samples = len(x)
-        self.rows = max(len(value) for found in self.seen[True].values() for value in found)
+        self.owners = self._owners()
 
     def update(
         self,
@@ -64,9 +63,9 @@ class ClampedRule(Clamped):
         relabel: bool = False,
     ) -> Updates:
         """Return the updates of every layer's matrix."""
-        free = {name for name in activities if inside}
         hold, _ = self._holder(activities, True)
-        run = self._learn(hold, self._module_holder(free), activities, weights, relabel)
+        modules = self._module_holder(activities.keys(), inside)
+        run = self._learn(hold, modules, activities, weights, relabel)
         return run.updates(self.matrices)
 
     def drive(
@@ -110,14 +109,15 @@ class ClampedRule(Clamped):
         return found
 
     def _with_memory(self) -> set[int]:
-        """Return the layers whose activity depends on their own from the step before."""
-        base = self.drive()
-        return {
-            k
-            for k, name in enumerate(self.layers)
-            if len(self.seen[True].get(k, ())) > 1
-            and moved(self.drive({name: noisy})[name], base[name])
-        }
+        """Return the layers that hear themselves, or one above, from before: a dynamics."""
+        base, found = self.drive(), set()
+        for source in range(len(self.layers)):
+            edited = self.drive({self.layers[source]: noisy})
+            for k in range(source + 1):
+                again = len(self.seen[True].get(k, ())) > 1
+                if again and moved(edited[self.layers[k]], base[self.layers[k]]):
+                    found.add(k)
+        return found
 
     def _waits_for_first(self, k: int) -> bool:
         """Say whether the first activity of a layer depends on the first of the one below."""
@@ -134,13 +134,13 @@ class ClampedRule(Clamped):
     def _read_late(self, dynamic: set[int]) -> list[int]:
         """Return how many of each layer's activities an update reads when they are past."""
         hold, _ = self._holder({}, True)
-        base = self._learn(hold, self._module_holder(set()))
+        base = self._learn(hold, self._module_holder(()))
         counts = []
         for k, name in enumerate(self.layers):
             late = 0
             for version in self._versions(k):
                 hold, _ = self._holder({name: _only(version, noisy)}, True)
-                run = self._learn(hold, self._module_holder(set()))
+                run = self._learn(hold, self._module_holder([name]))
                 late += any(
                     before.layer == after.layer
                     and self._past(base, k, version, before.at, before.layer, k in dynamic)
@@ -176,9 +176,9 @@ class ClampedRule(Clamped):
     def _past(self, run: _Run, k: int, version: int, at: int, layer: int, dynamic: bool) -> bool:
         """Say whether an activity is past when an update reads it.
 
-        That of a unit with a memory of its own is past two steps later, as one step is what its
-        rate of change takes; any other's when the unit has another, or the pass has gone beyond
-        the layer that learns from it.
+        That of a unit in a dynamics is past two steps later, as one step is what its rate of
+        change takes; any other's when the unit has another, or the pass has gone beyond the layer
+        that learns from it.
         """
         events = run.events[:at]
         own = [i for i, event in enumerate(events) if event == ("activity", k)]
@@ -189,6 +189,25 @@ class ClampedRule(Clamped):
             return newer >= 2
         beyond = any(what == "activity" and j > layer for what, j in events[own[version] :])
         return newer >= 1 or beyond
+
+    def _owners(self) -> tuple[int | None, ...]:
+        """Return whose input each row of the first layer's widest activity depends on."""
+        widest = max(range(len(self.seen[True][0])), key=lambda v: len(self.seen[True][0][v]))
+        base = self.seen[True][0][widest]
+        owners: list[int | None] = [None] * len(base)
+        for sample in range(len(self.x)):
+            shown: list[Tensor] = []
+
+            def listen(k: int, activity: Tensor, shown: list[Tensor] = shown) -> Tensor:
+                if k == 0:
+                    shown.append(activity.detach().clone())
+                return activity
+
+            self._learn(listen, None, {INPUT: _row(sample)})
+            for row in (shown[widest] != base).flatten(1).any(1).nonzero().flatten().tolist():
+                if owners[row] is None:
+                    owners[row] = sample
+        return tuple(owners)
 
     def _check_repeatable(self) -> None:
         again = self._learn(lambda k, activity: activity, None)  # noqa: ARG005
@@ -229,14 +248,23 @@ class ClampedRule(Clamped):
 
         return hold, shown
 
-    def _module_holder(self, free: set[str]) -> Callable[[nn.Module, int, Tensor], Tensor]:
-        """Return what holds all that the modules of the network give, save of layers set free."""
+    def _module_holder(
+        self, edited: Collection[str], inside: bool = False
+    ) -> Callable[[nn.Module, int, Tensor], Tensor]:
+        """Return what holds all that the modules of the network give.
+
+        An edited layer is free to apply its nonlinearity to what is edited; and `inside`, to do all
+        that it does anew, with noise on what its first module gives.
+        """
         calls: dict[nn.Module, int] = {}
 
         def hold(module: nn.Module, k: int, value: Tensor) -> Tensor:
             call = calls[module] = calls.get(module, -1) + 1
-            if self.layers[k] in free:
-                return noisy(value) if module is self.leaves[k][0] else value
+            if self.layers[k] in edited:
+                if inside:
+                    return noisy(value) if module is self.leaves[k][0] else value
+                if not [*module.parameters()]:
+                    return value
             return _held(value, self.given[module][call])
 
         return hold
@@ -412,6 +440,17 @@ def _only(version: int, edit: Edit) -> Edit:
     def edited(known: Tensor) -> Tensor:
         calls[0] += 1
         return edit(known) if calls[0] == version else known
+
+    return edited
+
+
+def _row(row: int) -> Edit:
+    """Return an edit of one row of a tensor."""
+
+    def edited(value: Tensor) -> Tensor:
+        changed = value.clone()
+        changed[row] = noisy(value)[row]
+        return changed
 
     return edited
 

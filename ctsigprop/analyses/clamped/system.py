@@ -44,7 +44,7 @@ class ClampedSystem(Clamped):
         with torch.no_grad():
             self.free, self.held = learner._ends(self.x, self.context)
         self.moment = cut(self.system, self._signal_on, torch.Generator().manual_seed(0))
-        self.samples = self.rows = len(x) if self._two_point else 1
+        self.owners = tuple(range(len(x))) if self._two_point else (0,)
 
     @property
     def _two_point(self) -> bool:

@@ -12,6 +12,7 @@ from ctsigprop.analyses.plots.needs import plot_needs
 from ctsigprop.analyses.plots.plausibility import plot_alignment, plot_locality
 from ctsigprop.analyses.plots.portraits import plot_portrait
 from ctsigprop.analyses.plots.propagation import plot_propagation
+from ctsigprop.analyses.plots.statistics import plot_statistics
 
 __all__ = [
     "plot_alignment",
@@ -19,8 +20,8 @@ __all__ = [
     "plot_circuit",
     "plot_comparison",
     "plot_cost",
-    "plot_energy",
     "plot_delay",
+    "plot_energy",
     "plot_learning",
     "plot_locality",
     "plot_needs",
@@ -28,6 +29,7 @@ __all__ = [
     "plot_propagation",
     "plot_robustness",
     "plot_similarity",
+    "plot_statistics",
     "plot_time_courses",
     "plot_weights",
     "style",

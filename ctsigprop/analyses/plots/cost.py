@@ -69,6 +69,8 @@ def plot_cost(tree: DataTree) -> Figure:
 
 
 def _draw(ax: Axes, table: Dataset, name: str, factor: float, label: str, rules: list[str]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
     (over,) = (dim for dim in table[name].dims if dim != "rule")
     for rule in table["rule"].values:
         row = table[name].sel(rule=rule).dropna(over)
@@ -78,6 +80,9 @@ def _draw(ax: Axes, table: Dataset, name: str, factor: float, label: str, rules:
             row[over], factor * row.values, dash, color=colour, marker="o", ms=3, label=str(rule)
         )
     ax.set(xscale="log", yscale="log", xlabel=over, ylabel=label)
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
     ax.grid(color="#E5E5E5", lw=0.6)
     ticks = np.unique(table[over].values)
     if len(ticks) < 8:

@@ -25,7 +25,8 @@ def plot_delay(tree: DataTree) -> Figure:
     --------
     >>> import ctsigprop as ct, torch, xarray as xr
     >>> from ctsigprop.analyses.delay import delay_law
-    >>> rule = lambda seed: ct.ContinuousFeedbackAlignment(ct.feedback_network([4, 8, 2], seed=seed))
+    >>> def rule(seed):
+    ...     return ct.ContinuousFeedbackAlignment(ct.feedback_network([4, 8, 2], seed=seed))
     >>> batch = torch.eye(4), torch.tensor([0, 1, 0, 1])
     >>> found = delay_law({"dfa": rule}, *batch, duration=20.0, delays=[0.0, 20.0])
     >>> plot_delay(xr.DataTree.from_dict({"delay": found})).axes[0].get_title()
@@ -36,7 +37,8 @@ def plot_delay(tree: DataTree) -> Figure:
     need(tree, "delay", "ctsigprop.analyses.delay.delay_law")
     data = tree["delay"].to_dataset()
     rules = data["rule"].values.tolist()
-    share = data["share"].values
+    share, unit = data["share"].values, data["delay"].attrs["units"]
+    duration = f"{data.attrs['duration']:g}" + (f" {unit}" if unit != "1" else "")
     with style():
         figure = Figure(figsize=(2.7 * len(rules) + 0.7, 3.3))
         axes = figure.subplots(1, len(rules), sharey=True, squeeze=False)[0]
@@ -53,16 +55,13 @@ def plot_delay(tree: DataTree) -> Figure:
                 float(here[name]) for name in ("slope", "intercept", "r_squared")
             )
             axis.text(
-                0.97, 0.97, f"slope {slope:.2f}\nintercept {intercept:.2f}\n$R^2$ = {fitted:.4f}",
+                0.97, 0.97,
+                f"slope ${slope:.2f}$\nintercept ${intercept:.2f}$\n$R^2 = {fitted:.3f}$",
                 ha="right", va="top", transform=axis.transAxes, fontsize=8,
             )  # fmt: skip
             axis.set(title=rule, ylim=(-0.1, 1.15))
+            axis.set_xlabel(f"delay/duration (T = {duration})")
         axes[0].set_ylabel("learning strength")
-        figure.supxlabel(
-            f"delay of the signal / duration of the input (T = {data.attrs['duration']:g} "
-            f"{'τ' if data['delay'].attrs['units'] == '1' else data['delay'].attrs['units']})",
-            fontsize=9,
-        )
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
         if "title" in tree.attrs:

@@ -112,10 +112,12 @@ def plot_energy(table: Dataset) -> Figure:
             )
             places = np.arange(len(hardware)) + 0.36 * (k - 0.5)
             ax.barh(places, high - low, left=low, height=0.3, color=PALETTE[k], label=str(phase))
-        ax.set_xscale("log")
+        joule = table["energy"].values[table["energy"].values > 0]
+        ax.set(xscale="log", xlim=(joule.min() / 2, 2 * joule.max()) if joule.size else None)
         ax.set_yticks(range(len(hardware)), hardware)
         ax.invert_yaxis()
         ax.set_xlabel("energy for a sample (J), low to high")
         ax.grid(axis="x", color="#E5E5E5", lw=0.6)
+        ax.set_axisbelow(True)
         figure.legend(loc="outside lower center", ncols=2)
     return figure

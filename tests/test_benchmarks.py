@@ -49,6 +49,26 @@ def test_a_run_is_kept_and_stands_in_the_table(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "learning-digits.json").read_text()) == [found]
 
 
+def test_every_recipe_builds_a_learner_of_its_data() -> None:
+    code = (
+        "import torch; from benchmarks.recipes import RECIPES;"
+        "from ctsigprop.train import train; import inspect;"
+        "known = inspect.signature(train).parameters;"
+        "torch.manual_seed(0);"
+        "x, labels = torch.rand(4, 784), torch.arange(4);"
+        "run = lambda r, x: r.build(0).present(x, labels).shape == (4, 10) and {*r.train} <= {*known};"
+        "[print(*k, run(r, x[:, : 64 if k[0] == 'digits' else 784])) for k, r in RECIPES.items()]"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) > 30
+    assert all(line.endswith("True") for line in lines), lines
+
+
 def test_unknown_rules_are_refused() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "learning", "--rules", "sigprp"],

@@ -10,7 +10,7 @@ import torch
 
 from ctsigprop.errors import unknown
 from ctsigprop.learning.backprop import Backpropagation
-from ctsigprop.learning.context import TargetOnly
+from ctsigprop.learning.context import Loop, TargetOnly
 from ctsigprop.learning.continuous import ContinuousSigprop
 from ctsigprop.learning.continuous_feedback import ContinuousFeedbackAlignment
 from ctsigprop.learning.equilibrium import (
@@ -133,6 +133,16 @@ def _sigprop_hebbian(sizes: Sequence[int], seed: int) -> Learner:
     )
 
 
+def _error_forward_propagation(sizes: Sequence[int], seed: int) -> Learner:
+    return Sigprop(
+        Layers.dense(sizes, rho="tanh", seed=seed),
+        partial(torch.optim.SGD, lr=20.0),
+        loss=Hebbian("input"),
+        transform=partial(Loop, strength=0.3),
+        seed=seed,
+    )
+
+
 def _bounded(sizes: Sequence[int], seed: int) -> Layers:
     """Return units that saturate on both sides, with half the usual weights: none begins dead."""
     network = Layers.dense(sizes, rho="tanh", output="tanh", seed=seed)
@@ -175,9 +185,7 @@ def _forward_forward(sizes: Sequence[int], seed: int) -> Learner:
 def _predictive_forward_forward(sizes: Sequence[int], seed: int) -> Learner:
     groups = [n for n in range(1, 11) if all(size % n == 0 for size in sizes[1:-1])]
     network = Layers.dense(sizes, seed=seed)
-    return PredictiveForwardForward(
-        network, _adam(3e-3), group=groups[-1], predict="readout", seed=seed
-    )
+    return PredictiveForwardForward(network, _adam(6e-3), steps=8, group=groups[-1], seed=seed)
 
 
 def _pepita(sizes: Sequence[int], seed: int) -> Learner:
@@ -193,6 +201,7 @@ RULES: Mapping[str, Make] = {
     "sigprop-label": _label_delta,
     "sigprop": _sigprop,
     "sigprop-hebbian": _sigprop_hebbian,
+    "error-forward-propagation": _error_forward_propagation,
     "frozen": _frozen,
     "backpropagation": _backpropagation,
     "feedback-alignment": _feedback_alignment,

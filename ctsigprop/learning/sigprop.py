@@ -36,9 +36,9 @@ class Sigprop(LayerRule):
     pass reaches it, and hands on what it gave before the step, cut off from its graph: nothing is
     kept for later, nothing comes back, and no layer knows of those above it.
 
-    Others are instances: Error Forward-Propagation with the transform `Loop` (in discrete time;
-    `ContinuousSigprop` is the same in continuous time); Forward-Forward with `Overlay` and the loss
-    `Goodness` (`ForwardForward` adds its choice of wrong labels and its answer).
+    Other rules are instances of it: Error Forward-Propagation with the transform `Loop` (in
+    discrete time; `ContinuousSigprop` is the same in continuous time); Forward-Forward with
+    `Overlay` and the loss `Goodness` (`ForwardForward` has its own wrong labels and answer).
 
     Parameters
     ----------

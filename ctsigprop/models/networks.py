@@ -77,7 +77,8 @@ def sigprop_network(
     one delta form (s_kᵝ − s_k⁰) ⊗ s_{k−1}, exactly so for small beta as ω tau → 0.
 
     In the loop form, Error Forward-Propagation, L = B s_N: the output, and with it the error,
-    enters in front. In the label form L = g(t) S c: the context itself does. No synapse is ever used backwards.
+    enters in front. In the label form L = g(t) S c: the context itself does. No synapse is ever
+    used backwards.
 
     Parameters
     ----------

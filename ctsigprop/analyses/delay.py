@@ -158,7 +158,7 @@ def _change(
     for synapse in learner.synapses:
         change = after[synapse.name] - learner.weights[synapse.name]
         tag = f"e_{synapse.name}"
-        if False:
+        if tag in after:
             change = change + rate_of(synapse) * (after[tag] - learner.weights[tag])
         parts.append(change.flatten().double())
     return torch.cat(parts)

@@ -88,7 +88,7 @@ def _label_delta(sizes: Sequence[int], seed: int) -> Learner:
 
 
 def _frozen(sizes: Sequence[int], seed: int) -> Learner:
-    network = sigprop_network(sizes, eta=1.0, seed=seed, learning="output")
+    network = sigprop_network(sizes, eta=3.0, seed=seed, learning="output")
     return ContinuousSigprop(network, update="delta", solver=Steady())
 
 
@@ -123,7 +123,7 @@ def _sigprop(sizes: Sequence[int], seed: int) -> Learner:
 
 
 def _sigprop_hebbian(sizes: Sequence[int], seed: int) -> Learner:
-    hidden, readout = (partial(torch.optim.SGD, lr=rate) for rate in (5.0, 60.0))
+    hidden, readout = (partial(torch.optim.SGD, lr=rate) for rate in (15.0, 180.0))
     return Sigprop(
         Layers.dense(sizes, rho="hard", seed=seed),
         [*[hidden] * (len(sizes) - 2), readout],
@@ -145,7 +145,7 @@ def _error_forward_propagation(sizes: Sequence[int], seed: int) -> Learner:
 
 def _bounded(sizes: Sequence[int], seed: int) -> Layers:
     """Return units that saturate on both sides, with half the usual weights: none begins dead."""
-    network = Layers.dense(sizes, rho="tanh", output="tanh", seed=seed)
+    network = Layers.dense(sizes, rho="tanh", output="hard", seed=seed)
     with torch.no_grad():
         for name, weight in network.weights.items():
             if name[0] == "W":
@@ -154,32 +154,33 @@ def _bounded(sizes: Sequence[int], seed: int) -> Layers:
 
 
 def _equilibrium(sizes: Sequence[int], seed: int) -> Learner:
-    steps = [partial(torch.optim.SGD, lr=0.3 * 0.5**k) for k in range(len(sizes) - 1)]
+    steps = [partial(torch.optim.SGD, lr=0.6 * 0.5**k) for k in range(len(sizes) - 1)]
     free, network = 14 * (len(sizes) - 1), _bounded(sizes, seed)
-    return EquilibriumPropagation(network, steps, beta=0.2, free=free, nudged=8, seed=seed)
+    options: dict[str, Any] = {"form": "centred", "free": free, "nudged": 8}
+    return EquilibriumPropagation(network, steps, **options, seed=seed)
 
 
 def _continual_equilibrium(sizes: Sequence[int], seed: int) -> Learner:
     steps = [partial(torch.optim.SGD, lr=0.05 * 0.5**k) for k in range(len(sizes) - 1)]
     free, network = 14 * (len(sizes) - 1), _bounded(sizes, seed)
-    return ContinualEquilibriumPropagation(network, steps, free=free, nudged=8, seed=seed)
+    return ContinualEquilibriumPropagation(network, steps, free=free, nudged=12, seed=seed)
 
 
 def _predictive_coding(sizes: Sequence[int], seed: int) -> Learner:
     network = Layers.dense(sizes, rho="tanh", seed=seed)
-    return PredictiveCoding(network, _adam(2e-3), loss="cross_entropy", dt=0.1, steps=12)
+    return PredictiveCoding(network, _adam(6e-3), loss="cross_entropy", dt=0.1, steps=12)
 
 
 def _feedback_control(sizes: Sequence[int], seed: int) -> Learner:
     network = Layers.dense(sizes, rho="tanh", seed=seed)
-    return DeepFeedbackControl(network, _adam(2e-3), steps=20, seed=seed)
+    return DeepFeedbackControl(network, _adam(6e-3), steps=20, seed=seed)
 
 
 def _forward_forward(sizes: Sequence[int], seed: int) -> Learner:
     channels, *hidden, classes = sizes
     network = Layers.dense([channels + classes, *hidden], output="relu", seed=seed)
     options: dict[str, Any] = {"place": "append", "strength": 2.0, "predict": "readout"}
-    return ForwardForward(network, _adam(1e-2), classes=classes, seed=seed, **options)
+    return ForwardForward(network, _adam(3e-3), classes=classes, seed=seed, **options)
 
 
 def _predictive_forward_forward(sizes: Sequence[int], seed: int) -> Learner:
@@ -190,8 +191,8 @@ def _predictive_forward_forward(sizes: Sequence[int], seed: int) -> Learner:
 
 def _pepita(sizes: Sequence[int], seed: int) -> Learner:
     network = Layers.dense(sizes, bias=False, seed=seed)
-    step = partial(torch.optim.SGD, lr=0.02, momentum=0.9)
-    return Pepita(network, step, gain=0.3, seed=seed)
+    step = partial(torch.optim.SGD, lr=0.4, momentum=0.9)
+    return Pepita(network, step, gain=0.03, seed=seed)
 
 
 RULES: Mapping[str, Make] = {

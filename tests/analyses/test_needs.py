@@ -42,11 +42,12 @@ EXPECTED = {
     "sigprop": ("", "batch"),
     "sigprop-hebbian": ("", "synapse"),
     "sigprop-ode": ("forward_pass feedback:in_front", "synapse"),
+    "error-forward-propagation": ("forward_pass feedback:in_front", "synapse"),
     "sigprop-rhythm": ("forward_pass feedback:in_front", "synapse"),
     "sigprop-loop": ("forward_pass feedback:in_front stored_activity", "synapse"),
     "sigprop-label": ("stored_activity", "synapse"),
     "forward-forward": ("", "layer"),
-    "predictive-forward-forward": ("feedback second_computation bidirectional", "layer"),
+    "predictive-forward-forward": ("feedback bidirectional", "layer"),
     "pepita": ("forward_pass feedback:in_front stored_activity", "synapse"),
     "equilibrium-propagation": (
         "forward_pass feedback symmetry bidirectional stored_activity",

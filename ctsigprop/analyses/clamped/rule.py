@@ -191,9 +191,8 @@ class ClampedRule(Clamped):
         return newer >= 1 or beyond
 
     def _owners(self) -> tuple[int | None, ...]:
-        """Return whose input each row of the first layer's widest activity depends on."""
-        widest = max(range(len(self.seen[True][0])), key=lambda v: len(self.seen[True][0][v]))
-        base = self.seen[True][0][widest]
+        """Return whose input each row of the first layer's last activity depends on."""
+        base = self.seen[True][0][-1]
         owners: list[int | None] = [None] * len(base)
         for sample in range(len(self.x)):
             shown: list[Tensor] = []
@@ -204,7 +203,7 @@ class ClampedRule(Clamped):
                 return activity
 
             self._learn(listen, None, {INPUT: _row(sample)})
-            for row in (shown[widest] != base).flatten(1).any(1).nonzero().flatten().tolist():
+            for row in (shown[-1] != base).flatten(1).any(1).nonzero().flatten().tolist():
                 if owners[row] is None:
                     owners[row] = sample
         return tuple(owners)

@@ -1,4 +1,16 @@
-"""The learning rules by name, each ready to learn with units of the sizes that it is given."""
+"""The learning rules by name, each ready to learn with units of the sizes that it is given.
+
+Three of them are signal propagation under another name: "sigprop-ode", and "sigprop-loop" by its
+two-point form, are Error Forward-Propagation, of which "error-forward-propagation" is the loop in
+discrete time; "forward-forward" is the overlay with goodness; and "predictive-forward-forward" the
+same goodness in a circuit with feedback.
+
+Rates were chosen with equal effort: 64-100-100-10 units on the handwritten digits, trained by
+20 epochs of batches of 20 with noise 0.1 on three quarters of the training samples, and judged by
+the last quarter, a mean over two seeds (one, for rules that are integrated in time). Of rates a
+factor of 3 apart, three at first, and more for as long as the best stood at an end, the best was
+taken, or the lower of two alike.
+"""
 
 from __future__ import annotations
 
@@ -186,7 +198,7 @@ def _forward_forward(sizes: Sequence[int], seed: int) -> Learner:
 def _predictive_forward_forward(sizes: Sequence[int], seed: int) -> Learner:
     groups = [n for n in range(1, 11) if all(size % n == 0 for size in sizes[1:-1])]
     network = Layers.dense(sizes, seed=seed)
-    return PredictiveForwardForward(network, _adam(6e-3), steps=8, group=groups[-1], seed=seed)
+    return PredictiveForwardForward(network, _adam(2e-3), steps=8, group=groups[-1], seed=seed)
 
 
 def _pepita(sizes: Sequence[int], seed: int) -> Learner:

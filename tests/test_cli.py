@@ -289,8 +289,11 @@ def test_compare_writes_a_table_a_figure_and_its_numbers() -> None:
     lines = result.stdout.splitlines()
     numbers = json.loads(lines[-1])["rules"]
     assert sorted(p.name for p in Path("both").iterdir()) == [
-        "checkpoints", "comparison.png", "results.zarr", "summary.txt",
+        "checkpoints", "comparison.png", "needs.png", "results.zarr", "summary.txt",
     ]  # fmt: skip
+    summary = (Path("both") / "summary.txt").read_text()
+    assert "transport: yes; weights of other layers, read by the update; evidence h1 " in summary
+    assert sum("needs forward pass, feedback" in line for line in lines) == 2
     tree = ct.open(Path("both") / "results.zarr")
     assert ct.validate(tree) == []
     last = tree["comparison/test_accuracy"].isel(epoch=-1)
@@ -303,8 +306,11 @@ def test_compare_writes_a_table_a_figure_and_its_numbers() -> None:
     assert lines[2].split()[0] == min(numbers, key=lambda r: numbers[r]["test_error_percent"])
     assert len(errors) == 2
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ContinuousSigprop, "present", None)  # any presentation would raise
+        shown = []
+        present = ContinuousSigprop.present
+        patch.setattr(ContinuousSigprop, "present", lambda *a: shown.append(1) or present(*a))
         done(*few, "--epochs", "1", "--out", "both", "--resume")
+        assert len(shown) == 2  # one for the angles of each seed, none to train
         assert "--overwrite replaces it" in refused(*few, "--epochs", "1", "--out", "both")
     again = ct.open(Path("both") / "results.zarr")["comparison"].to_dataset()
     assert again.equals(tree["comparison"].to_dataset())

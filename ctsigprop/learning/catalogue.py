@@ -166,10 +166,9 @@ def _bounded(sizes: Sequence[int], seed: int) -> Layers:
 
 
 def _equilibrium(sizes: Sequence[int], seed: int) -> Learner:
-    steps = [partial(torch.optim.SGD, lr=0.6 * 0.5**k) for k in range(len(sizes) - 1)]
+    steps = [partial(torch.optim.SGD, lr=0.3 * 0.5**k) for k in range(len(sizes) - 1)]
     free, network = 14 * (len(sizes) - 1), _bounded(sizes, seed)
-    options: dict[str, Any] = {"form": "centred", "free": free, "nudged": 8}
-    return EquilibriumPropagation(network, steps, **options, seed=seed)
+    return EquilibriumPropagation(network, steps, free=free, nudged=8, seed=seed)
 
 
 def _continual_equilibrium(sizes: Sequence[int], seed: int) -> Learner:

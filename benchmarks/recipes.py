@@ -39,7 +39,11 @@ class Recipe:
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(str(self).encode()).hexdigest()[:8]
+        text = str(self)
+        if self.make is catalogued:  # whose rates are not among the options
+            settings = self.build(0).settings
+            text += str({name: value for name, value in settings.items() if name != "network"})
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def __str__(self) -> str:
         options = {k: getattr(v, "__name__", v) for k, v in self.options.items()}

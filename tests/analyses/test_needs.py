@@ -152,6 +152,13 @@ def test_pairs_within_the_batch_couple_its_samples():
     assert float(measured.reads.sel(layer="h2", argument="other_layer")) == 0
 
 
+def test_states_kept_over_two_nudged_phases():
+    network = ct.Layers.dense(SIZES, rho="tanh", output="tanh")
+    rule = ct.EquilibriumPropagation(network, form="centred", free=30, nudged=10)
+    found = needs(rule, X, Y)
+    assert answers(found)["stored_activity"] == "yes"
+
+
 def test_the_loop_in_discrete_time_enters_in_front():
     rule = ct.Sigprop(ct.Layers.dense(SIZES, rho="tanh"), transform=Loop, loss=Hebbian())
     found = answers(needs(rule, X, Y))

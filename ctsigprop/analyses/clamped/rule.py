@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, final
 
 import torch
@@ -151,13 +152,21 @@ class ClampedRule(Clamped):
         return counts
 
     def _versions(self, k: int) -> list[int]:
-        """Return which of a layer's activities to look at: all, or some of every phase."""
+        """Return which of a layer's activities to look at: all, or some, and the end of phases."""
         count = len(self.seen[True].get(k, ()))
         if count <= VERSIONS:
             return [*range(count)]
-        spaced = torch.linspace(0, count - 4, VERSIONS - 4).long().tolist()
-        turn = min(max(self._before_labels() - 1, 0), count - 1)
-        return sorted({*spaced, turn, count - 3, count - 2, count - 1})
+        spaced = torch.linspace(0, count - 4, 4).long().tolist()
+        ends = {self._before_labels() - 1, *self._jumps()}
+        return sorted({*spaced, *(v for v in ends if 0 <= v < count), *range(count - 3, count)})
+
+    def _jumps(self) -> list[int]:
+        """Return the activities of the output after which it changes most: where a phase ends."""
+        shown = self.seen[True][len(self.layers) - 1]
+        if any(value.shape != shown[0].shape for value in shown):
+            return []
+        changes = torch.stack([(b - a).norm() for a, b in pairwise(shown)])
+        return changes.topk(min(4, len(changes))).indices.tolist()
 
     def _before_labels(self) -> int:
         """Return how many activities of the output come before the labels have a say in them."""

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from torch import Tensor
 
 from ctsigprop.analyses.alignment import alignment
+from ctsigprop.analyses.cost import cost
+from ctsigprop.analyses.energy import energy
 from ctsigprop.analyses.needs import needs, side_by_side
+from ctsigprop.analyses.statistics import activity_statistics, weight_statistics
 from ctsigprop.data import Task
 from ctsigprop.errors import IntegrationError
 from ctsigprop.learning.continuous import ContinuousSigprop
@@ -44,6 +48,8 @@ class Comparison:
         What was asked for.
     plausibility : dict of (str, int) to Dataset
         What each rule needs, by `needs`, and its `alignment`, after it has learned.
+    measures : dict of (str, int) to Dataset
+        The `cost` and the `energy` of a presentation, and the statistics of weights and activities.
     status : str
         "complete", or "interrupted".
     """
@@ -54,19 +60,21 @@ class Comparison:
     runs: dict[tuple[str, int], Training] = field(default_factory=dict)
     failures: dict[tuple[str, int], str] = field(default_factory=dict)
     plausibility: dict[tuple[str, int], Dataset] = field(default_factory=dict)
+    measures: dict[tuple[str, int], Dataset] = field(default_factory=dict)
     status: Literal["complete", "interrupted"] = "complete"
 
     def to_xarray(self, title: str = "ctsigprop comparison of learning rules") -> DataTree:
         """Return the runs as a labelled tree, /comparison with dims rule, seed and epoch.
 
-        What an interruption left out is NaN. In /plausibility there are the rules that were
-        measured, with dims rule, seed and layer.
+        What an interruption left out is NaN. In /plausibility and /measures there are the rules
+        that were measured, with dims rule, seed and layer.
         """
         import xarray as xr
 
         groups = {"/comparison": self._accuracies()}
-        if self.plausibility:
-            groups["/plausibility"] = self._measured()
+        for name in ("plausibility", "measures"):
+            if getattr(self, name):
+                groups[f"/{name}"] = self._measured(getattr(self, name))
         tree = xr.DataTree.from_dict(groups)
         failures = [f"{rule}, seed {seed}: {why}" for (rule, seed), why in self.failures.items()]
         tree.attrs = root_attributes(title) | {"status": self.status, "failures": failures}
@@ -74,15 +82,15 @@ class Comparison:
             tree.attrs |= {"task": run.task.name}
         return tree
 
-    def _measured(self) -> Dataset:
+    def _measured(self, measured: Mapping[tuple[str, int], Dataset]) -> Dataset:
         """Return what was measured of every rule with the seeds that all of them have."""
         import xarray as xr
 
-        rules = [rule for rule in self.rules if any(r == rule for r, _ in self.plausibility)]
-        seeds = [s for s in self.seeds if all((rule, s) in self.plausibility for rule in rules)]
+        rules = [rule for rule in self.rules if any(r == rule for r, _ in measured)]
+        seeds = [s for s in self.seeds if all((rule, s) in measured for rule in rules)]
         by_rule = {}
         for rule in rules:
-            found = {seed: self.plausibility[rule, seed] for seed in seeds or self.seeds[:1]}
+            found = {seed: measured[rule, seed] for seed in seeds or self.seeds[:1]}
             by_rule[rule] = side_by_side(found, xr.Variable("seed", [*found], {"units": "1"}))
         return side_by_side(by_rule, "rule")
 
@@ -158,8 +166,8 @@ def compare(
     progress : bool
         Show a bar for each run.
     plausibility : bool
-        Measure what each rule needs when it has learned, on one training sample of each class,
-        and its angles to backpropagation on the first 200.
+        Measure each rule when it has learned: what it needs, on one training sample of each class;
+        its angles to backpropagation, on the first 200; the cost of a presentation; statistics.
 
     Raises
     ------
@@ -208,10 +216,16 @@ def compare(
                 found.status = "interrupted"
                 return found
             found.runs[name, seed] = run
-            if plausibility:
-                measured = _plausibility(learner, tasks[seed])
-                if measured is not None:
-                    found.plausibility[name, seed] = measured
+            if not plausibility:
+                continue
+            try:
+                found.measures[name, seed] = _measures(learner, tasks[seed], batch)
+                needed = _plausibility(learner, tasks[seed])
+            except KeyboardInterrupt:
+                found.status = "interrupted"
+                return found
+            if needed is not None:
+                found.plausibility[name, seed] = needed
     return found
 
 
@@ -221,17 +235,42 @@ def _plausibility(learner: Learner, task: Task) -> Dataset | None:
 
     if not isinstance(learner, ContinuousSigprop | LayerRule):
         return None
-    labels = task.train["label"].values
-    first = [int((labels == label).argmax()) for label in sorted({*labels.tolist()})]
-    x = torch.as_tensor(task.train["input"].values[:ALIGNED]).to(
-        next(iter(learner.weights.values()))
-    )
-    one_of_each = torch.as_tensor(task.train["input"].values[first]).to(x)
+    x, labels = _samples(learner, task)
+    first = [int((labels == label).nonzero()[0]) for label in sorted({*labels.tolist()})]
     try:
-        found = needs(learner, one_of_each, torch.as_tensor(labels[first]))
+        found = needs(learner, x[first], labels[first])
     except ValueError:  # one hidden layer, or weights that have come to rest
         return None
     if isinstance(learner, ForwardForward):  # whose network has no output that errs
         return found
-    angles = alignment(learner, x, torch.as_tensor(labels[:ALIGNED]))
+    angles = alignment(learner, x[:ALIGNED], labels[:ALIGNED])
     return xr.merge([found, angles], join="outer")
+
+
+def _measures(learner: Learner, task: Task, batch: int) -> Dataset:
+    """Return what a presentation costs, and the statistics of weights and activities."""
+    import xarray as xr
+
+    x, labels = _samples(learner, task)
+    kept = {name: value.clone() for name, value in learner.snapshot().items()}
+    try:
+        paid = cost(learner, x[:batch], labels[:batch])
+    finally:
+        learner.restore(kept)
+    weights, shown = weight_statistics(learner), activity_statistics(learner, x[:ALIGNED])
+    parts = [
+        paid,
+        energy(learner, x[:batch], labels[:batch]),
+        weights.rename({name: f"weight_{name}" for name in weights.data_vars}),
+        shown.rename({name: f"activity_{name}" for name in shown.data_vars}),
+    ]
+    renamed = {"operations": "operations_a_sample", "words": "words_a_sample"}
+    parts[1] = parts[1].rename({k: v for k, v in renamed.items() if k in parts[1]})
+    return xr.merge(parts, join="outer")
+
+
+def _samples(learner: Learner, task: Task) -> tuple[Tensor, Tensor]:
+    """Return the training samples in the type of the weights."""
+    labels = torch.as_tensor(task.train["label"].values)
+    like = next(iter(learner.weights.values()))
+    return torch.as_tensor(task.train["input"].values).to(like), labels

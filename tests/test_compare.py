@@ -59,6 +59,12 @@ def test_what_the_rules_need_after_learning(task):
     assert (transport.sel(rule="sigprop-loop") == 0).all()
     assert (table.angle.sel(rule="backpropagation") < 1e-3).all()
     assert (table.angle.sel(rule="sigprop-loop") > 1).all()
+    measures = tree["measures"].to_dataset()
+    assert measures.rule.values.tolist() == names
+    assert (measures.operations.sel(rule="backpropagation") > 0).all()
+    assert dict(measures.energy.sizes)["seed"] == 2
+    assert measures.activity_silent.dims == ("rule", "seed", "layer")
+    assert (measures.weight_dale <= 1).any()
     assert ct.validate(tree) == []
     shown = [text.get_text() for text in plot_needs(tree).axes[0].texts]
     assert shown.count("needed") == 3 + 10  # the loop: a forward pass, a state kept, a lock
@@ -80,7 +86,7 @@ def test_a_task_may_depend_on_the_seed(task):
 def test_an_interruption_keeps_what_is_whole_and_resuming_makes_only_the_rest(
     task, tmp_path, monkeypatch
 ):
-    options = {"seeds": [0, 1], "epochs": 2, "noise": 0.1}
+    options = {"seeds": [0, 1], "epochs": 2, "noise": 0.1, "plausibility": False}
     whole = compare(rules(), task, **options).to_xarray()["comparison"].to_dataset()
     present, calls = ct.Backpropagation.present, [0]
 
@@ -102,7 +108,7 @@ def test_an_interruption_keeps_what_is_whole_and_resuming_makes_only_the_rest(
         np.testing.assert_array_equal(kept, whole[name].sel(seed=0))
     monkeypatch.setattr(ct.Backpropagation, "present", present)
     monkeypatch.setattr(ct.ContinuousSigprop, "present", None)  # any presentation would raise
-    again = options | {"checkpoints": tmp_path, "resume": True, "plausibility": False}
+    again = options | {"checkpoints": tmp_path, "resume": True}
     rest = compare(rules(), task, **again)
     table = rest.to_xarray()["comparison"].to_dataset()
     assert rest.status == "complete"
@@ -110,6 +116,21 @@ def test_an_interruption_keeps_what_is_whole_and_resuming_makes_only_the_rest(
         np.testing.assert_array_equal(table[name], whole[name])
     with pytest.raises(ValueError, match="'epochs' was 2, and is 3 now"):
         compare(rules(), task, **(options | {"epochs": 3}), checkpoints=tmp_path, resume=True)
+
+
+def test_an_interruption_of_the_measuring_keeps_the_run(task, monkeypatch):
+    present, calls = ct.Backpropagation.present, [0]
+
+    def stop(self, x, labels):
+        calls[0] += 1
+        if calls[0] == 6:  # after an epoch of 5 batches
+            raise KeyboardInterrupt
+        return present(self, x, labels)
+
+    monkeypatch.setattr(ct.Backpropagation, "present", stop)
+    part = compare(rules(["backpropagation"]), task, seeds=[0], epochs=1)
+    assert (part.status, [*part.runs]) == ("interrupted", [("backpropagation", 0)])
+    assert ct.validate(part.to_xarray()) == []
 
 
 def test_a_rule_whose_numerics_fail_does_not_stop_the_others(task):

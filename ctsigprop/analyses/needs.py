@@ -298,11 +298,15 @@ def side_by_side(measured: Mapping[Any, Dataset], dim: str | Variable) -> Datase
     table = xr.concat(
         parts, dim if not isinstance(dim, str) else xr.Variable(dim, [*measured]), join="outer"
     )
-    for name, values in table.data_vars.items():
+    for values in table.data_vars.values():
         if np.issubdtype(values.dtype, np.floating) and bool(values.isnull().any()):
             values.attrs["missing"] = "NaN where a rule has no such layer, or it does not learn"
+        elif "flag_values" in values.attrs and bool((values == -1).any()):
+            flags, meanings = values.attrs["flag_values"], values.attrs["flag_meanings"]
+            values.attrs["flag_values"] = np.insert(flags, 0, -1)
+            values.attrs["flag_meanings"] = f"no_such_layer {meanings}"
         elif "layer" in values.dims and bool((values == -1).any()):
-            table[name].attrs["missing"] = "-1 where a rule has no such layer"
+            values.attrs["missing"] = "-1 where a rule has no such layer"
     return table
 
 

@@ -1,0 +1,1 @@
+"""Branches of equilibria and cycles under a parameter, and the bifurcations on them."""

@@ -97,7 +97,7 @@ def bifurcation_diagram(
     starts: int = 64,
     seed: int = 0,
     steps: int = 2000,
-    largest: float = 0.05,
+    largest: float = 0.02,
     t: float = 0.0,
     inputs: Inputs | None = None,
     title: str = "",

@@ -263,8 +263,9 @@ class _Walk:
             if not all(map(self.region.holds, orbit.cycle.extremes())):
                 end = "bounds"
                 break
-            events += _events(curve, here, there, orbits[-1], orbit, self.size)
-            orbits.append(orbit)
+            found = list(_events(curve, here, there, orbits[-1], orbit, self.size))
+            events += found
+            orbits += [*(event.orbit for event in found), orbit]
             here = there
             shortest = min(shortest, orbit.cycle.period)
             if k > 8 and self._closed(orbits, length):

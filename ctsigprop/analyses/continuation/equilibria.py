@@ -118,7 +118,14 @@ def trace(curve: Equilibria, u: Array, region: Region, control: StepControl) -> 
         backwards, beginning = _walk(curve, _turned(start), region, control)
         points = [*map(_turned, reversed(backwards)), start, *forwards]
         branch = Branch(points, (beginning, end))
-    branch.located = list(_events(curve, branch.points))
+    whole = [branch.points[0]]
+    for a, b, found in _events(curve, branch.points):
+        for located in sorted(found, key=lambda f: float((f.u - a.u) / curve.scale @ a.tangent)):
+            branch.located.append(located)
+            A = curve.linear(located.u)[1]
+            whole.append(Point(located.u, a.tangent, A, located.residual, a.step))
+        whole.append(b)
+    branch.points = whole
     return branch
 
 
@@ -241,13 +248,15 @@ def _signs(curve: Equilibria, point: Point, values: Complex) -> _Signs:
     )
 
 
-def _events(curve: Equilibria, points: list[Point]) -> Iterator[Located]:
+def _events(curve: Equilibria, points: list[Point]) -> Iterator[tuple[Point, Point, list[Located]]]:
+    """Yield each segment with what happens on it."""
     signs = [
         _signs(curve, point, values)
         for point, values in zip(points, eigenvalues(curve, points), strict=True)
     ]
     for k in range(len(points) - 1):
-        yield from _between(curve, points[k], points[k + 1], signs[k], signs[k + 1])
+        found = list(_between(curve, points[k], points[k + 1], signs[k], signs[k + 1]))
+        yield points[k], points[k + 1], found
 
 
 def _between(

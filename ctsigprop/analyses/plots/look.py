@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,14 +13,17 @@ if TYPE_CHECKING:
 __all__ = [
     "BLACK",
     "BLUE",
+    "GREEN",
     "GREY",
     "PALETTE",
+    "PURPLE",
     "VERMILION",
     "derivative",
     "label",
     "math_name",
     "need",
     "style",
+    "written_unit",
 ]
 
 # the palette of Okabe and Ito, which colour-blind readers can tell apart
@@ -31,6 +35,8 @@ GREEK = (
     *("alpha", "beta", "gamma", "delta", "eta", "theta", "lambda", "mu", "nu", "rho", "sigma"),
     *("tau", "phi", "psi", "omega"),
 )
+
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @contextmanager
@@ -75,7 +81,19 @@ def need(tree: DataTree, group: str, source: str) -> None:
 def label(array: DataArray, name: str = "") -> str:
     """Return the label of an axis: a name, and the unit that its data carries."""
     unit = array.attrs.get("units", "1")
-    return (name or math_name(str(array.name))) + (f" ({unit})" if unit != "1" else "")
+    return (name or math_name(str(array.name))) + (
+        f" ({written_unit(unit)})" if unit != "1" else ""
+    )
+
+
+def written_unit(unit: str) -> str:
+    """Return a unit as it is printed.
+
+    >>> written_unit("uA/cm**2"), written_unit("mV")
+    ('μA/cm²', 'mV')
+    """
+    raised = re.sub(r"\*\*(-?\d)", lambda m: m[1].translate(SUPERSCRIPTS), unit)
+    return re.sub(r"(?<![A-Za-z])u(?=[A-Za-z])", "μ", raised)
 
 
 def math_name(name: str) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -367,6 +368,15 @@ REFUSED = [
     (("simulate", "qif", "--solver", "rk4", "--dt", "-1"), "dt must be > 0"),
     (("simulate", "qif", "--duration", "0"), "--duration must be > 0 and finite; got 0.0"),
     (("simulate", "qif", "--duration", "inf"), "--duration must be > 0 and finite; got inf"),
+    (("portrait", "qif", "--range", "v=1"), "'v=1' must be NAME=LOW:HIGH"),
+    (("portrait", "qif", "--range", "v=1:0"), "range of 'v' must be finite with low < high"),
+    (("portrait", "qif", "--axes", "u"), "unknown variable 'u'; accepted: v"),
+    (("bifurcation", "qif", "--parameter", "J=0:1"), "unknown parameter 'J'; accepted: I"),
+    (("bifurcation", "qif", "--parameter", "I"), "'I' must be NAME=LOW:HIGH"),
+    (
+        ("bifurcation", "fitzhugh-nagumo", "--parameter", "tau=-1:1"),
+        "tau must lie in [0, inf]; got the range (-1, 1)",
+    ),
     (("show", "nothing"), "nothing"),
     (("validate", "nothing"), "nothing"),
 ]
@@ -389,10 +399,13 @@ def test_options_that_do_not_exist_are_refused(arguments: tuple[str, ...]) -> No
     assert result.stdout == ""
 
 
+COMMANDS = ("learn", "compare", "simulate", "portrait", "bifurcation", "show", "validate")
+
+
 def test_help_names_every_command() -> None:
     text = done("--help").stdout
-    assert all(name in text for name in ("learn", "simulate", "show", "validate"))
-    for name in ("learn", "simulate", "show", "validate"):
+    assert all(name in text for name in COMMANDS)
+    for name in COMMANDS:
         done(name, "--help")
 
 
@@ -413,6 +426,46 @@ def test_simulate_a_shipped_model() -> None:
     assert ct.validate(tree) == []
     np.testing.assert_array_equal(tree["simulation/v"], truth["v"])
     assert torch.equal(ct.rerun(tree)["v"], truth["v"])
+
+
+def test_portrait_of_a_shipped_model() -> None:
+    result = done("portrait", "fitzhugh-nagumo", "--set", "I=0.5", "--out", "plane", "--json")
+    lines = result.stdout.splitlines()
+    (point,) = json.loads(lines[-1])["fixed_points"]
+    assert lines[0] == "fitzhugh-nagumo: 1 fixed point"
+    assert lines[1].startswith("  unstable focus at v = -0.804848, w = -0.13106; eigenvalues 0.14")
+    assert point["type"] == "unstable_focus"
+    v = point["state"]["v"][0]
+    assert v - v**3 / 3 - (v + 0.7) / 0.8 + 0.5 == pytest.approx(0.0, abs=1e-12)
+    tree = ct.open(Path("plane") / "results.zarr")
+    assert ct.validate(tree) == []
+    assert list(tree["vector_field"].dims) == ["v", "w"]
+    held = done("portrait", "hodgkin-huxley", "--axes", "v,n", "--at", "h=0.5", "--at", "m=0.1")
+    assert "  held: m[0] = 0.1, h[0] = 0.5" in held.stdout.splitlines()
+
+
+def test_bifurcation_of_a_shipped_model_and_of_a_file() -> None:
+    result = done("bifurcation", "fitzhugh-nagumo", "--parameter", "I=0:2", "--out", "b", "--json")
+    lines = result.stdout.splitlines()
+    points = json.loads(lines[-1])["points"]
+    assert [p["kind"] for p in points] == ["cycle_fold", "hopf", "hopf", "cycle_fold"]
+    v = math.sqrt(1 - 0.8 / 12.5)  # the trace vanishes
+    rest = [s * v - (s * v) ** 3 / 3 - (s * v + 0.7) / 0.8 for s in (-1, 1)]
+    np.testing.assert_allclose([points[k]["parameter"] for k in (1, 2)], [-x for x in rest], 1e-12)
+    assert [p["criticality"] for p in points] == [None, "subcritical", "subcritical", None]
+    assert all(p["residual"] < 1e-9 for p in points)
+    assert sum("Hopf, subcritical" in line for line in lines) == 2
+    assert sorted(p.name for p in Path("b").iterdir()) == [
+        "bifurcations.png", "results.zarr", "summary.txt",
+    ]  # fmt: skip
+    assert ct.validate(ct.open(Path("b") / "results.zarr")) == []
+    Path("cusp.txt").write_text("dx/dt = a + b*x - x**3 : 1\na : 1\nb : 1\n")
+    given = ("bifurcation", "cusp.txt", "--set", "a=0", "--set", "b=1", "--range", "x=-3:3")
+    both = done(*given, "--parameter", "a=-1:1", "--parameter", "b=-1:2", "--json", "--out", "c")
+    (cusp,) = json.loads(both.stdout.splitlines()[-1])["points"]
+    assert cusp["kind"] == "cusp"
+    np.testing.assert_allclose(cusp["parameter"], [0, 0], atol=1e-9)
+    assert (Path("c") / "bifurcation_curves.png").exists()
 
 
 @pytest.mark.parametrize(

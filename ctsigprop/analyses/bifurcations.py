@@ -53,6 +53,7 @@ __all__ = [
     "findings",
     "flags",
     "search_bounds",
+    "shown_number",
     "symbol_of",
 ]
 
@@ -82,7 +83,7 @@ Newton's method did not converge at the smallest step, the most steps; then thos
 SECTIONS = (0.0, 1.0, 0.38197, 0.61803, 0.14590, 0.85410)
 """Where branches are looked for, as shares of the range."""
 
-PHASES = 101
+PHASES = 301
 """How many states of each cycle are kept."""
 
 
@@ -246,10 +247,15 @@ def findings(tree: DataTree) -> str:
     ]
     for k in range(points):
         one = found.isel(bifurcation=k)
-        where = f"{name} = {float(one[name]):.6g}{shown}"
+        where = f"{name} = {shown_number(float(one[name]), high - low)}{shown}"
         lines.append(f"  {where}  {_said(one)}")
     lines += [f"  not followed: {text}" for text in tree.attrs["not_followed"]]
     return "\n".join(lines)
+
+
+def shown_number(value: float, width: float) -> str:
+    """Return a number in six digits; what is zero but for rounding, as zero."""
+    return "0" if abs(value) < 1e-12 * width else f"{value:.6g}"
 
 
 def _plural(noun: str, count: int) -> str:

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from ctsigprop.analyses.bifurcations import bifurcation_points, flags, search_bounds, symbol_of
+from ctsigprop.analyses.bifurcations import (
+    bifurcation_points,
+    flags,
+    search_bounds,
+    shown_number,
+    symbol_of,
+)
 from ctsigprop.analyses.continuation.curve import LostError, Point, StepControl, follow, onto
 from ctsigprop.analyses.continuation.defining import Defining, Folding, Oscillating
 from ctsigprop.analyses.continuation.equilibria import Located, Region
@@ -28,7 +34,7 @@ from ctsigprop.units import divide_units
 if TYPE_CHECKING:
     from xarray import Dataset, DataTree
 
-__all__ = ["CODIMENSION_TWO", "CURVES", "bifurcation_curves"]
+__all__ = ["CODIMENSION_TWO", "CURVES", "bifurcation_curves", "special_findings"]
 
 Array = NDArray[np.float64]
 
@@ -410,3 +416,48 @@ def _states(family: ParametricField, u: Array, dim: str) -> Dataset:
         for name, unit, column in zip(family.parameters, family.units, u[:, -2:].T, strict=True)
     }
     return dataset.assign(columns)
+
+
+def special_findings(tree: DataTree) -> str:
+    """Return in words what curves of bifurcations show, a line for each special point.
+
+    Parameters
+    ----------
+    tree : xarray.DataTree
+        From `bifurcation_curves`.
+
+    Examples
+    --------
+    >>> import ctsigprop as ct
+    >>> cubic = ct.System(ct.TextNeuron("dx/dt = a + b*x - x**3 : 1", a=0.0, b=1.0))
+    >>> tree = bifurcation_curves(cubic, {"a": (-1, 1), "b": (-1, 2)}, ranges={"x": (-3, 3)})
+    >>> print(special_findings(tree))
+    under a and b: 1 curve of folds, 0 of Hopf points
+      a = 0, b = 0  cusp: two curves of folds meet
+    """
+    x, y = tree.attrs["parameters"]
+    curves, special = tree["curves"].to_dataset(), tree["codimension_two"].to_dataset()
+    folds = {
+        int(c)
+        for c, k in zip(curves["curve"].values, curves["kind"].values, strict=True)
+        if CURVES[int(k)] == "fold"
+    }
+    others = int(curves["curve"].max()) + 1 - len(folds)
+    lines = [
+        f"under {x} and {y}: {len(folds)} {'curve' if len(folds) == 1 else 'curves'} of folds, "
+        f"{others} of Hopf points"
+    ]
+    said = {
+        "cusp": "cusp: two curves of folds meet",
+        "bogdanov_takens": "Bogdanov-Takens: a curve of Hopf points ends on one of folds",
+        "bautin": "Bautin: Hopf points turn from super- to subcritical",
+        "fold_hopf": "fold-Hopf: a zero and an imaginary pair of eigenvalues",
+        "double_hopf": "double Hopf: two imaginary pairs of eigenvalues",
+    }
+    for k in range(special.sizes["special"]):
+        where = [
+            f"{name} = {shown_number(float(special[name][k]), high - low)}"
+            for name, (low, high) in zip((x, y), tree.attrs["bounds"].values(), strict=True)
+        ]
+        lines.append(f"  {', '.join(where)}  {said[CODIMENSION_TWO[int(special['kind'][k])]]}")
+    return "\n".join(lines)

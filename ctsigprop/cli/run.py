@@ -124,6 +124,8 @@ def write(folder: Path, tree: DataTree, lines: Sequence[str]) -> None:
 def figures_of(tree: DataTree) -> dict[str, Figure]:
     """Return the figures of a tree by name, whatever kind of run it holds."""
     from ctsigprop.analyses.plots import (
+        plot_bifurcation_curves,
+        plot_bifurcations,
         plot_comparison,
         plot_learning,
         plot_needs,
@@ -145,6 +147,10 @@ def figures_of(tree: DataTree) -> dict[str, Figure]:
         figures["time_courses"] = plot_time_courses(tree)
     if "vector_field" in tree.children:
         figures["portrait"] = plot_portrait(tree)
+    if "branches" in tree.children:
+        figures["bifurcations"] = plot_bifurcations(tree)
+    if "codimension_two" in tree.children:
+        figures["bifurcation_curves"] = plot_bifurcation_curves(tree)
     return figures
 
 

@@ -10,10 +10,9 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from ctsigprop.cli.models import Model, Parameters, neuron, pairs
 from ctsigprop.cli.run import AsJson, Out, Overwrite, new_folder, refusals, say, write
 from ctsigprop.errors import unknown
-from ctsigprop.models.catalogue import NEURONS
-from ctsigprop.models.neurons import TextNeuron
 from ctsigprop.solve import solve
 from ctsigprop.solvers.base import Solver
 from ctsigprop.solvers.explicit.adaptive import BogackiShampine, Dopri5, Tsit5
@@ -39,10 +38,8 @@ SOLVERS: dict[str, tuple[type[Solver], dict[str, Any]]] = {
 
 
 def simulate(
-    model: Annotated[str, typer.Argument(help="A shipped neuron, or a file with equations.")],
-    parameters: Annotated[
-        list[str] | None, typer.Option("--set", help="NAME=VALUE of a parameter; repeat it.")
-    ] = None,
+    model: Model,
+    parameters: Parameters = None,
     initial: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE of a variable at the start; repeat it.")
     ] = None,
@@ -63,8 +60,8 @@ def simulate(
             raise ValueError(f"--duration must be > 0 and finite; got {duration}")
         if dt is not None and rtol is not None:
             raise ValueError("--dt and --rtol exclude each other: fixed steps have no tolerance")
-        system = System(_neuron(model, _pairs(parameters)))
-        start, method = _pairs(initial), _solver(solver, dt, rtol)
+        system = System(neuron(model, pairs(parameters)))
+        start, method = pairs(initial), _solver(solver, dt, rtol)
         system.check_state(start)
         times = torch.linspace(0, duration, points, dtype=torch.float64)
         with new_folder(out, "simulate", overwrite) as folder:
@@ -97,30 +94,6 @@ def _listed(values: list[float]) -> str:
 
 def _unit(system: System) -> str:
     return "time units" if system.time_unit == "1" else system.time_unit
-
-
-def _pairs(given: list[str] | None) -> dict[str, float]:
-    pairs: dict[str, float] = {}
-    for item in given or []:
-        name, _, value = item.partition("=")
-        try:
-            pairs[name.strip()] = float(value)
-        except ValueError:
-            raise ValueError(f"'{item}' must be NAME=NUMBER") from None
-    return pairs
-
-
-def _neuron(model: str, parameters: dict[str, float]) -> TextNeuron:
-    if Path(model).is_file():
-        values: dict[str, Any] = dict(parameters)
-        return TextNeuron(Path(model).read_text(), **values)
-    if model not in NEURONS:
-        raise ValueError(f"{unknown('model', model, NEURONS)}; or a file with equations")
-    accepted = set(inspect.signature(NEURONS[model]).parameters) - {"name", "size"}
-    for name in parameters:
-        if name not in accepted:
-            raise ValueError(unknown(f"parameter of {model}", name, accepted))
-    return NEURONS[model](**parameters)
 
 
 def _solver(name: str, dt: float | None, rtol: float | None) -> Solver:

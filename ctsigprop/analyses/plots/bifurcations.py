@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from xarray import DataArray, Dataset, DataTree
 
-__all__ = ["plot_bifurcation_curves", "plot_bifurcations"]
+__all__ = ["plot_bifurcation_curves", "plot_bifurcations", "plot_cycles", "plot_frequencies"]
 
 GREEN = PALETTE[2]
 SHORT = {
@@ -132,6 +132,112 @@ def plot_bifurcations(tree: DataTree, variable: str | None = None) -> Figure:
         _name_points(top, points, p)
         figure.suptitle(tree.attrs["title"], fontsize=10)
         handles, labels = top.get_legend_handles_labels()
+        once = dict(zip(labels, handles, strict=True))
+        figure.legend(once.values(), once.keys(), loc="outside lower center", ncols=2, fontsize=8)
+    return figure
+
+
+def plot_cycles(tree: DataTree, x: str, y: str, count: int = 12) -> Figure:
+    """Draw some of the cycles of a diagram in a plane, coloured by the parameter.
+
+    Parameters
+    ----------
+    tree : xarray.DataTree
+        From `bifurcation_diagram`, with cycles.
+    x, y : str
+        Components, such as ``v`` or ``w[0,1]``.
+    count : int
+        How many cycles, spread evenly along each branch.
+
+    Examples
+    --------
+    >>> import ctsigprop as ct
+    >>> from ctsigprop.analyses.bifurcations import bifurcation_diagram
+    >>> oscillator = ct.System(ct.stuart_landau(mu=-0.5))
+    >>> tree = bifurcation_diagram(oscillator, "mu", (-1, 1), ranges={"x": (-2, 2), "y": (-2, 2)})
+    >>> len(plot_cycles(tree, "x", "y", 5).axes[0].lines)
+    5
+    """
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, Normalize
+    from matplotlib.figure import Figure
+
+    need(tree, "cycles", "bifurcation_diagram, of a range in which there are cycles")
+    p = str(tree.attrs["parameter"])
+    rings = tree["cycles"].to_dataset()
+    names = {name.partition("[")[0]: name for name in tree.attrs["components"]}
+    columns = [_component(rings, names.get(name, name), "orbit", "phase") for name in (x, y)]
+    values, branch = rings[p].values, rings["branch"].values
+    chosen: list[int] = []
+    for k in range(int(branch.max()) + 1):
+        rows = np.flatnonzero(branch == k)
+        length = np.concatenate([[0.0], np.cumsum(_gaps(columns, rows))])
+        chosen += list(rows[np.searchsorted(length, np.linspace(0, length[-1], count))])
+    shades = Normalize(values[chosen].min(), values[chosen].max())
+    colours = ListedColormap(colormaps["viridis"](np.linspace(0, 0.9, 256)))
+    with style():
+        figure = Figure(figsize=(5.4, 4.4))
+        ax = figure.add_subplot()
+        for k in chosen:
+            unstable = rings["stability"].values[k] != 0
+            ax.plot(
+                columns[0][k],
+                columns[1][k],
+                color=colours(shades(values[k])),
+                ls="--" if unstable else "-",
+                lw=1.2,
+            )
+        for setter, name in ((ax.set_xlabel, x), (ax.set_ylabel, y)):
+            setter(label(rings[name.partition("[")[0]]))
+        figure.colorbar(ScalarMappable(shades, colours), ax=ax, label=label(rings[p]))
+        ax.set_title(f"{tree.attrs['title']}: cycles (dashed: unstable)")
+    return figure
+
+
+def plot_frequencies(trees: Mapping[str, DataTree]) -> Figure:
+    """Draw how often cycles turn against the parameter: the f–I curves of neurons.
+
+    Parameters
+    ----------
+    trees : mapping of str to xarray.DataTree
+        From `bifurcation_diagram`, with cycles, under one parameter; by the names of the legend.
+
+    Examples
+    --------
+    >>> import ctsigprop as ct
+    >>> from ctsigprop.analyses.bifurcations import bifurcation_diagram
+    >>> oscillator = ct.System(ct.stuart_landau(mu=-0.5))
+    >>> tree = bifurcation_diagram(oscillator, "mu", (-1, 1), ranges={"x": (-2, 2), "y": (-2, 2)})
+    >>> plot_frequencies({"Stuart-Landau": tree}).axes[0].get_ylabel()
+    'frequency'
+    """
+    from matplotlib.figure import Figure
+
+    with style():
+        figure = Figure(figsize=(5.4, 3.8))
+        ax = figure.add_subplot()
+        for colour, (name, tree) in zip(
+            (BLUE, VERMILION, *PALETTE[2:]), trees.items(), strict=False
+        ):
+            need(tree, "cycles", "bifurcation_diagram, of a range in which there are cycles")
+            rings, p = tree["cycles"].to_dataset(), str(tree.attrs["parameter"])
+            unit = rings["period"].attrs["units"]
+            factor = {"ms": 1e3, "s": 1.0}.get(unit, 1.0)
+            for rows, unstable in _pieces(rings["branch"].values, rings["stability"].values):
+                text = f"{name}, {'unstable' if unstable else 'stable'}"
+                ax.plot(
+                    rings[p][rows],
+                    factor / rings["period"][rows],
+                    color=colour,
+                    ls="--" if unstable else "-",
+                    lw=1.0 if unstable else 1.8,
+                    label=text,
+                )
+            ax.set_xlabel(label(rings[p]))
+            ax.set_ylabel("frequency (Hz)" if unit in ("ms", "s") else "frequency")
+        ax.set_ylim(bottom=0.0)
+        handles, labels = ax.get_legend_handles_labels()
         once = dict(zip(labels, handles, strict=True))
         figure.legend(once.values(), once.keys(), loc="outside lower center", ncols=2, fontsize=8)
     return figure
@@ -322,10 +428,17 @@ def _name_points(ax: Axes, points: Dataset, p: str) -> None:
             ax.axvline(at, color=VERMILION, lw=0.5, alpha=0.4, zorder=0)
 
 
-def _component(dataset: Dataset, name: str, leading: str) -> Any:
-    """Return the values of a component such as ``w[0,1]`` along the leading dim."""
+def _gaps(columns: Sequence[Any], rows: Any) -> Any:
+    """Return how far each cycle is from the one before, by the extents of their components."""
+    extents = np.stack([np.ptp(column[rows], axis=1) for column in columns], 1)
+    largest = np.maximum(extents.max(0), 1e-300)
+    return np.abs(np.diff(extents / largest, axis=0)).sum(1) + 1e-9
+
+
+def _component(dataset: Dataset, name: str, *leading: str) -> Any:
+    """Return the values of a component such as ``w[0,1]`` along the leading dims."""
     variable, _, index = name.rstrip("]").partition("[")
-    array: DataArray = dataset[variable].transpose(leading, ...)
-    own = array.dims[1:]
+    array: DataArray = dataset[variable].transpose(*leading, ...)
+    own = array.dims[len(leading) :]
     chosen = dict(zip(own, map(int, index.split(",")), strict=True)) if index else {}
-    return array.isel(chosen).values.reshape(array.sizes[leading])
+    return array.isel(chosen).values.reshape([array.sizes[dim] for dim in leading])

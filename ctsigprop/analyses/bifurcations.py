@@ -16,6 +16,7 @@ from ctsigprop.analyses.continuation.cycles import (
     CycleBranch,
     CycleEvent,
     Orbit,
+    doubled,
     from_hopf,
     refined,
     trace_cycles,
@@ -75,7 +76,7 @@ CRITICALITIES = ("none", "supercritical", "subcritical", "degenerate")
 
 ENDS = (
     *("range", "bounds", "closed", "lost", "steps"),
-    *("hopf", "start", "homoclinic", "snic", "long_period"),
+    *("hopf", "period_doubling", "start", "homoclinic", "snic", "long_period"),
 )
 """Why a branch ends: the range of the parameter, the bounds of the variables, its own beginning,
 Newton's method did not converge at the smallest step, the most steps; then those of cycles."""
@@ -95,6 +96,7 @@ def bifurcation_diagram(
     ranges: Ranges | None = None,
     at: At | None = None,
     cycles: bool | Sequence[Dataset] = True,
+    doublings: int = 1,
     starts: int = 64,
     seed: int = 0,
     steps: int = 2000,
@@ -117,8 +119,8 @@ def bifurcation_diagram(
     system : System
         Without delays, in float64.
     parameter : str
-        The p that changes: ``I``, of a term ``E.I``, of a unit ``I[0]``, or a source, whose input
-        is held at p. See `ParametricField`.
+        The p that changes: ``I``, of a term ``E.I``, of a unit ``I[0]``; a source, or a component
+        of the state, which is then held at p. See `ParametricField`.
     bounds : (float, float)
         The range of p.
     ranges : mapping of str to (float, float), optional
@@ -129,6 +131,8 @@ def bifurcation_diagram(
     cycles : bool or sequence of xarray.Dataset
         Whether to follow limit cycles from Hopf points; and cycles of the system as it is, from
         `limit_cycle`, from which to begin besides.
+    doublings : int
+        How often the branches that leave at period doublings are followed, from one to the next.
     starts, seed : int, int
         Of the search at each value of p.
     steps : int
@@ -171,10 +175,10 @@ def bifurcation_diagram(
     family = ParametricField(system, [parameter], at=at, t=t, inputs=inputs)
     low, high = check_ranges({parameter: bounds})[0]
     family.check(parameter, low, high)
-    if not (starts >= 1 and steps >= 1 and 0 < largest <= 0.5):
+    if not (starts >= 1 and steps >= 1 and doublings >= 0 and 0 < largest <= 0.5):
         raise ValueError(
-            "bifurcation_diagram takes starts >= 1, steps >= 1, 0 < largest <= 0.5; "
-            f"got {starts}, {steps}, {largest}"
+            "bifurcation_diagram takes starts, steps >= 1, doublings >= 0, 0 < largest <= 0.5; "
+            f"got {starts}, {steps}, {doublings}, {largest}"
         )
     below, above, size = search_bounds(family.field, ranges, at)
     width = np.array([high - low])
@@ -194,7 +198,7 @@ def bifurcation_diagram(
         given = [] if cycles is True else [*cycles]
         here = float(family.initial[0])
         own = [cycle_of(dataset, family.field, here) for dataset in given]
-        rings, lost = _rings(family, located, own, region, size, width)
+        rings, lost = _rings(family, located, own, region, size, width, doublings)
     named = _Names(family, parameter)
     groups = {
         "/branches": named.branches(curve, branches),
@@ -208,7 +212,7 @@ def bifurcation_diagram(
         "axes": list(family.field.symbols),
         "components": list(family.field.names),
         "bounds": (float(low), float(high)),
-        "held": dict(family.field.held),
+        "held": family.held,
         "time": t,
         "not_followed": lost,
         "system": written(system),
@@ -305,9 +309,10 @@ def bifurcation_points(
 
 
 def symbol_of(field: FlatField, parameter: str) -> str:
-    """Return the name of a parameter as an identifier that no variable has."""
+    """Return the name of a parameter as an identifier that no free variable has."""
     symbol = parameter.replace(".", "_").replace("[", "_").replace(",", "_").rstrip("]")
-    return f"{symbol}_parameter" if symbol in field.system.variables else symbol
+    free = {name.partition("[")[0] for name in field.names}
+    return f"{symbol}_parameter" if symbol in free else symbol
 
 
 def search_bounds(
@@ -393,6 +398,7 @@ def _rings(
     region: Region,
     size: Array,
     width: Array,
+    doublings: int,
 ) -> tuple[list[CycleBranch], list[str]]:
     """Return the branches of cycles from given ones and every Hopf point, and what was lost."""
     rings: list[CycleBranch] = []
@@ -400,8 +406,8 @@ def _rings(
     control = StepControl(first=0.02, largest=0.1, most=500)
     for cycle in given:
         try:
-            begun = refined(family, cycle, size, width).cycle
-            rings.append(trace_cycles(family, begun, None, region, size, width, control))
+            exact = refined(family, cycle, size, width).cycle
+            rings.append(trace_cycles(family, exact, None, region, size, width, control))
         except LostError:
             lost.append(f"the given cycle of period {cycle.period:.6g}")
     for _, found in located:
@@ -412,14 +418,36 @@ def _rings(
         except LostError:
             lost.append(f"the cycles of the Hopf point at {found.u[-1]:.6g}")
             continue
+        rings.append(ring)
+    latest = rings
+    for _ in range(doublings):
+        begun: list[CycleBranch] = []
+        for event in (event for ring in latest for event in ring.events):
+            if event.kind != "period_doubling" or any(_halves(ring, event) for ring in begun):
+                continue
+            start = doubled(family, event, size, width)
+            options: dict[str, Any] = {"born": "period_doubling"}
+            try:
+                begun.append(trace_cycles(family, *start, region, size, width, control, **options))
+            except LostError:
+                lost.append(f"the doubled cycles of the point at {event.p:.6g}")
+        rings, latest = rings + begun, begun
+    for ring in rings:
         if ring.ends[1] in ("lost", "steps"):
             last = ring.orbits[-1].cycle
             lost.append(
                 f"cycles beyond {last.p:.6g}, where their period is {last.period:.4g} "
                 f"({ring.ends[1]} after {len(ring.orbits)} orbits)"
             )
-        rings.append(ring)
     return rings, lost
+
+
+def _halves(ring: CycleBranch, event: CycleEvent) -> bool:
+    """Tell whether a branch of doubled cycles ends at a period doubling."""
+    if ring.ends[1] != "period_doubling":
+        return False
+    last = ring.orbits[-1].cycle
+    return abs(last.period / (2 * event.orbit.cycle.period) - 1) < 0.02
 
 
 def _ends_at(ring: CycleBranch, found: Located, size: Array, width: Array) -> bool:

@@ -25,6 +25,7 @@ __all__ = [
     "CycleBranch",
     "CycleEvent",
     "Orbit",
+    "doubled",
     "from_hopf",
     "refined",
     "resampled",
@@ -134,6 +135,35 @@ def from_hopf(found: Located, size: Array) -> tuple[Cycle, Spread]:
     return cycle, (wave, np.zeros(2))
 
 
+def doubled(
+    family: ParametricField, found: CycleEvent, size: Array, width: Array
+) -> tuple[Cycle, Spread]:
+    """Return the cycle at a period doubling gone round twice, and how the new one leaves it.
+
+    The new direction is the null vector of the linearised equations that the old branch is not.
+    """
+    once = found.orbit.cycle
+    mesh = np.concatenate([once.mesh / 2, 0.5 + once.mesh[1:] / 2])
+    twice = Cycle(mesh, np.concatenate([once.x, once.x]), 2 * once.period, once.p)
+    curve = Cycles(family, twice, size, width)
+    u = curve.pack(twice)
+    _, A = curve.linear(u)
+    half = len(once.x) * curve.n
+    # what changes its sign from one round to the next: that is no direction of the old branch
+    guess = np.random.default_rng(0).standard_normal(half)
+    v = np.concatenate([guess, -guess, [0.0, 0.0]])
+    old = np.zeros(len(u))
+    old[-1] = 1.0
+    for _ in range(3):
+        v = curve.solve(A, old, v)
+        v[:half] = (v[:half] - v[half:-2]) / 2
+        v[half:-2], v[-2:] = -v[:half], 0.0
+        v /= np.abs(v).max()
+    wave = (v * curve.scale)[:-2].reshape(-1, curve.n)
+    wave /= np.abs(wave / size).max()
+    return replace(twice, x=twice.x + BORN * wave), (wave, np.zeros(2))
+
+
 def refined(
     family: ParametricField, guess: Cycle, size: Array, width: Array, tolerance: float = LOCAL_ERROR
 ) -> Orbit:
@@ -174,6 +204,7 @@ def trace_cycles(
     width: Array,
     control: StepControl,
     longest: float = 100.0,
+    born: str = "hopf",
 ) -> CycleBranch:
     """Follow a branch of cycles: away from a Hopf point, or from a cycle both ways.
 
@@ -194,6 +225,8 @@ def trace_cycles(
     longest : float
         The branch ends where its period is this many times its shortest: the orbit becomes
         homoclinic.
+    born : str
+        What a branch that grows comes from: "hopf", or "period_doubling".
     """
     walk = _Walk(family, region, size, width, control, longest)
     curve = Cycles(family, start, size, width)
@@ -203,7 +236,7 @@ def trace_cycles(
         tangent /= np.linalg.norm(tangent)
         first, _ = onto(curve, u, tangent, iterations=12)
         first = replace(first, tangent=first.tangent * np.sign(first.tangent @ tangent))
-        return walk.along(curve, first, born=True)
+        return walk.along(curve, first, born=born)
     held = np.zeros(len(u))
     held[-1] = 1.0
     first, _ = onto(curve, u, held, iterations=12)
@@ -235,7 +268,7 @@ class _Walk:
         self.family, self.region, self.size, self.width = family, region, size, width
         self.control, self.longest = control, longest
 
-    def along(self, curve: Cycles, first: Point, *, born: bool = False) -> CycleBranch:
+    def along(self, curve: Cycles, first: Point, *, born: str = "start") -> CycleBranch:
         """Return the branch from a point on, in the direction of its tangent."""
         here, length = first, self.control.first
         orbits = [_orbit(curve, here, self.size)]
@@ -252,8 +285,11 @@ class _Walk:
                 end = "lost"
                 break
             orbit = _orbit(curve, there, self.size)
-            if _passed_through_a_point(curve, here, there):
+            if _turned_over(curve, here, there):
                 end = "hopf"
+                break
+            if born == "period_doubling" and _turned_over(curve, here, there, halves=True):
+                end = born
                 break
             if not self.region.low <= there.u[-1] <= self.region.high:
                 edge = self._edge(curve, here, there)
@@ -278,7 +314,7 @@ class _Walk:
                 end = last.kind if last is not None else "long period"
                 events += [last] if last is not None else []
                 break
-        return CycleBranch(orbits, ("hopf" if born else "start", end), events)
+        return CycleBranch(orbits, (born, end), events)
 
     def _step(self, curve: Cycles, here: Point, length: float) -> tuple[Point, float]:
         """Return the next point, and the length of the step after it."""
@@ -425,10 +461,18 @@ def _orbit(curve: Cycles, point: Point, size: Array) -> Orbit:
     )
 
 
-def _passed_through_a_point(curve: Cycles, a: Point, b: Point) -> bool:
-    """Tell whether a branch has shrunk to an equilibrium, and gone on with the phase turned."""
-    x, y = (point.u[:-2].reshape(-1, curve.n) / curve.size for point in (a, b))
-    return bool(((x - x.mean(0)) * (y - y.mean(0))).sum() < 0)
+def _turned_over(curve: Cycles, a: Point, b: Point, halves: bool = False) -> bool:
+    """Tell whether a branch has shrunk to an equilibrium, and gone on with the phase turned.
+
+    With `halves`, to a cycle of half the period.
+    """
+    x, y = (curve.cycle(point.u) for point in (a, b))
+    phase = np.linspace(0, 1, 257)[:-1]
+    rest = []
+    for cycle in (x, y):
+        states = cycle(phase) / curve.size
+        rest.append(states - np.roll(states, 128, 0) if halves else states - states.mean(0))
+    return bool((rest[0] * rest[1]).sum() < 0)
 
 
 def _counts(orbit: Orbit) -> tuple[int, int, int]:

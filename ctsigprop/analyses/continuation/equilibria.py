@@ -215,7 +215,9 @@ def _walk(
 
 
 def _edge(curve: Equilibria, inside: Point, outside: Point, p: float) -> Point | None:
-    """Return the point of the branch at the end of the range."""
+    """Return the point of the branch at the end of the range, unless it has come there already."""
+    if abs(inside.u[-1] - p) < 1e-9 * curve.scale[-1]:
+        return None
     share = (p - inside.u[-1]) / (outside.u[-1] - inside.u[-1])
     guess = inside.u + share * (outside.u - inside.u)
     guess[-1] = p

@@ -158,8 +158,8 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     ("mnist", "sigprop-loop-3"): Recipe(
         continuous,
         (784, 500, 500, 500, 10),
-        {"eta": (0.12, 0.09, 0.06, 0.04), "steady": True},
-        {"epochs": 30, "batch": 20, "noise": 0.3},
+        {"eta": (0.2, 0.15, 0.1, 0.07), "update": "delta"},
+        {"epochs": 15, "batch": 20, "noise": 0.3},
         1.90,
     ),
     ("mnist", "sigprop-label"): Recipe(

@@ -25,7 +25,12 @@ from ctsigprop.learning.pepita import Pepita
 from ctsigprop.learning.predictive_coding import PredictiveCoding
 from ctsigprop.learning.predictive_forward_forward import PredictiveForwardForward
 from ctsigprop.learning.sigprop import Sigprop
-from ctsigprop.models.averaged import AveragedBCM, AveragedOja, AveragedSanger
+from ctsigprop.models.averaged import (
+    AveragedBCM,
+    AveragedLearning,
+    AveragedOja,
+    AveragedSanger,
+)
 from ctsigprop.models.conductance import hodgkin_huxley, morris_lecar
 from ctsigprop.models.inputs import Input, LearningSignal
 from ctsigprop.models.layers import Layers
@@ -33,6 +38,7 @@ from ctsigprop.models.networks import feedback_network, sigprop_network
 from ctsigprop.models.neurons import NeuralField, TextNeuron, VectorField
 from ctsigprop.models.oscillators import fitzhugh_nagumo, hindmarsh_rose, qif, stuart_landau, theta
 from ctsigprop.models.plasticity import OjaSubspace, Sanger, TextPlasticity
+from ctsigprop.models.presented import presented
 from ctsigprop.models.rate import hopfield, leaky_integrator, rate, wilson_cowan
 from ctsigprop.models.rules import (
     anti_hebb,
@@ -45,6 +51,7 @@ from ctsigprop.models.rules import (
     homeostatic_scaling,
     oja,
     rhythmic_hebb,
+    subtractive_hebb,
     tagged_hebb,
     weight_decay,
 )
@@ -72,6 +79,7 @@ __version__ = version("ctsigprop")
 __all__ = [
     "RK4",
     "AveragedBCM",
+    "AveragedLearning",
     "AveragedOja",
     "AveragedSanger",
     "Backpropagation",
@@ -144,6 +152,7 @@ __all__ = [
     "morris_lecar",
     "oja",
     "open",
+    "presented",
     "qif",
     "rate",
     "rerun",
@@ -152,6 +161,7 @@ __all__ = [
     "sigprop_network",
     "solve",
     "stuart_landau",
+    "subtractive_hebb",
     "tagged_hebb",
     "theta",
     "train",

@@ -134,7 +134,7 @@ def bifurcation_curves(
     tree.attrs = root_attributes(title or f"bifurcations under {names[0]} and {names[1]}") | {
         "parameters": [symbol_of(family.field, name) for name in names],
         "bounds": {name: tuple(map(float, b)) for name, b in zip(names, box, strict=True)},
-        "held": dict(family.field.held),
+        "held": family.held,
         "time": t,
         "system": written(system),
     }

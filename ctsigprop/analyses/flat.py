@@ -105,7 +105,6 @@ class FlatField:
         if any(value.dtype != torch.float64 for value in state.values()):
             raise TypeError("equilibria need float64: use system.double()")
         self.t = times[0]
-        self._shared = any(variable.shared for variable in system.variables.values())
         base = torch.cat([state[name].detach().reshape(-1) for name in self._slices])
         for name in given.keys() - whole.keys():
             base[every[name]] = float(given[name])
@@ -123,15 +122,31 @@ class FlatField:
                 raise ValueError(f"'{labels[i]}' is free and held at the same time")
         if not index or len(set(index)) < len(index):
             raise ValueError(f"free must name different components, at least one; got {free}")
-        rest = [i for i in range(len(base)) if i not in index]
-        self._order = torch.tensor(np.argsort([*index, *rest]), device=base.device)
-        self._rest, self.initial = base[rest], base[index]
+        chosen = set(index)
+        rest = [i for i in range(len(base)) if i not in chosen]
+        self.initial = base[index]
         self.held = {labels[i]: float(base[i]) for i in rest}
         self.names = tuple(labels[i] for i in index)
         self.symbols = tuple(self._symbol(name) for name in self.names)
         self.units = tuple(self._variables[name.partition("[")[0]].unit for name in self.names)
         self.rate_units = tuple(divide_units(unit, system.time_unit) for unit in self.units)
         self._index = index
+        moving = {name.partition("[")[0] for name in self.names}
+        self._free = [name for name in self._slices if name in moving]
+        self._shared = any(self._variables[name].shared for name in moving)
+        own = [i for name in self._free for i in range(len(base))[self._slices[name]]]
+        partly = [i for i in own if i not in chosen]
+        self._partly = base[partly]
+        self._order = torch.tensor(np.argsort([*index, *partly]), device=base.device)
+        place = {i: k for k, i in enumerate(own)}
+        self._chosen = [place[i] for i in index]
+        self._still = {
+            name: base[part].reshape(self._variables[name].shape)
+            for name, part in self._slices.items()
+            if name not in moving
+        }
+        # shared variables that are held need no copy for each point
+        self._alone = {k: v for k, v in self._still.items() if self._variables[k].shared}
 
     def __call__(self, y: Tensor) -> Tensor:
         """Return the derivative of y at many points at once, each ``(..., n)``."""
@@ -142,21 +157,35 @@ class FlatField:
 
     def jacobian(self, y: Tensor) -> Tensor:
         """Return the exact ∂f_i/∂y_j at many points at once, ``(..., n, n)``."""
-        pull = torch.func.vjp(self, y)[1]
-        rows = [
-            pull(direction.expand_as(y))[0]
-            for direction in torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
-        ]
-        return torch.stack(rows, dim=-2).detach()
+        # plain autograd: torch.func would load for a second when it is first used
+        with torch.enable_grad():
+            point = y.detach().clone().requires_grad_()
+            f = self(point)
+            if not f.requires_grad:
+                return torch.zeros(*y.shape, y.shape[-1], dtype=y.dtype, device=y.device)
+            rows = [
+                torch.autograd.grad(
+                    f[..., i].sum(), point, retain_graph=True, materialize_grads=True
+                )[0]
+                for i in range(y.shape[-1])
+            ]
+        return torch.stack(rows, dim=-2)
 
     def state(self, y: Tensor) -> State:
         """Return the whole state, free and held, each ``(..., *dims)``."""
-        rest = self._rest.expand(*y.shape[:-1], -1)
-        full = torch.cat([y, rest], dim=-1)[..., self._order]
-        return {
-            name: full[..., part].reshape(*y.shape[:-1], *self._variables[name].shape)
-            for name, part in self._slices.items()
-        }
+        lead = y.shape[:-1]
+        full = torch.cat([y, self._partly.expand(*lead, -1)], dim=-1)[..., self._order]
+        state: State = {}
+        start = 0
+        for name, part in self._slices.items():
+            shape = (*lead, *self._variables[name].shape)
+            if name in self._still:
+                state[name] = self._still[name].expand(shape)
+                continue
+            end = start + part.stop - part.start
+            state[name] = full[..., start:end].reshape(shape)
+            start = end
+        return state
 
     def select(self, state: Mapping[str, Tensor]) -> Tensor:
         """Return y of whole states, ``(..., n)``."""
@@ -188,7 +217,7 @@ class FlatField:
         return xr.Dataset(variables, coords=coords)
 
     def _rate(self, y: Tensor) -> Tensor:
-        state = self.state(y)
+        state = self.state(y) | self._alone
         derivative = self.system(self.t, state, inputs=self.inputs)
         for name, rate in derivative.items():
             if rate.shape != state[name].shape:
@@ -196,8 +225,11 @@ class FlatField:
                     f"the dynamics returned shape {tuple(rate.shape)} for '{name}', "
                     f"the state has shape {tuple(state[name].shape)}"
                 )
-        at_rest = {name: torch.zeros_like(value) for name, value in state.items()}
-        return self.select(at_rest | derivative)
+        parts = []
+        for name in self._free:
+            rate = derivative.get(name, torch.zeros_like(state[name]))
+            parts.append(rate.reshape(*y.shape[:-1], math.prod(self._variables[name].shape)))
+        return torch.cat(parts, dim=-1)[..., self._chosen]
 
     def _find(self, name: str) -> int:
         if name in self._every:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ctsigprop.analyses.flat import FlatField
-
-__all__ = ["find_roots"]
+__all__ = ["Field", "distinct", "find_roots"]
 
 Array = NDArray[np.float64]
 
@@ -18,15 +18,27 @@ DAMPING = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.015625, 0.00390625)
 ROUNDING = 4e-15  # of f and of a step, relative to the sizes of their terms
 
 
+class Field(Protocol):
+    """A field of which roots are looked for."""
+
+    initial: Tensor
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """Return f at many points ``(..., n)``."""
+
+    def jacobian(self, y: Tensor) -> Tensor:
+        """Return ∂f/∂y ``(..., n, n)``."""
+
+
 def find_roots(
-    field: FlatField, low: Array, high: Array, starts: int, seed: int, tolerance: float
+    field: Field, low: Array, high: Array, starts: int, seed: int, tolerance: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the distinct roots inside a box, the error of each, and the size of the box.
 
     Parameters
     ----------
-    field : FlatField
-        f, with n components.
+    field : Field
+        f, with n components, such as a `FlatField`.
     low, high : array
         Bounds, ``(n,)``; infinite ones leave a component free, which starts at its initial value.
     starts, seed, tolerance : int, int, float
@@ -57,7 +69,8 @@ def find_roots(
     scale = J.abs().sum(-1, keepdim=True).clamp(min=torch.finfo(y.dtype).tiny)
     spread = _apply(torch.linalg.pinv(J / scale).abs(), noise / scale[..., 0])
     error = 10 * step.abs() + spread * size
-    chosen = _distinct((y / size).cpu().numpy(), (error / size).cpu().numpy())
+    chosen = distinct((y / size).cpu().numpy(), (error / size).cpu().numpy())
+    chosen.sort(key=lambda k: tuple(np.round((y[k] / size).tolist(), 7)))
     return y[chosen], error[chosen], size
 
 
@@ -71,7 +84,7 @@ def _shares(n: int, count: int, seed: int) -> Array:
     return shares
 
 
-def _newton(field: FlatField, y: Tensor, size: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+def _newton(field: Field, y: Tensor, size: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
     """Return where the iterations from all starts converged, and the last step of each.
 
     A damped step is accepted if the simplified Newton correction shrinks (Deuflhard's natural
@@ -111,7 +124,7 @@ def _newton(field: FlatField, y: Tensor, size: Tensor, tolerance: float) -> tupl
 
 
 def _damped(
-    field: FlatField,
+    field: Field,
     y: Tensor,
     f: Tensor,
     inverse: Tensor,
@@ -140,12 +153,12 @@ def _apply(matrices: Tensor, vectors: Tensor) -> Tensor:
     return (matrices @ vectors.unsqueeze(-1)).squeeze(-1)
 
 
-def _distinct(y: Array, errors: Array) -> list[int]:
-    """Return one of each cluster, the best known, sorted by the components."""
+def distinct(y: Array, errors: Array, rank: Array | None = None) -> list[int]:
+    """Return one of each cluster, the best known or the lowest in rank, best first."""
     error = errors.max(-1, initial=0.0)
     kept: list[int] = []
-    for i in np.argsort(error, kind="stable"):
-        near = [np.abs(y[i] - y[k]).max() <= 1e-8 + error[i] + error[k] for k in kept]
-        if not any(near):
+    for i in np.argsort(error if rank is None else rank, kind="stable"):
+        near = np.abs(y[i] - y[kept]).max(-1) <= 1e-8 + error[i] + error[kept]
+        if not near.any():
             kept.append(int(i))
-    return sorted(kept, key=lambda i: tuple(np.round(y[i], 7)))
+    return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -15,9 +16,9 @@ from ctsigprop.analyses.flat import At, FlatField, Inputs
 from ctsigprop.errors import unknown
 from ctsigprop.signals import Signal
 from ctsigprop.system import System
-from ctsigprop.terms import Term
+from ctsigprop.terms import State, Term
 
-__all__ = ["FrozenField", "ParametricField"]
+__all__ = ["FrozenField", "ParametricField", "with_parameters"]
 
 
 @final
@@ -27,6 +28,8 @@ class ParametricField:
     A parameter is called by its name, ``I``, which is then one number for all terms that have a
     parameter of that name; by its term and its name, ``E.I``, where terms differ; with an index,
     ``I[0]``, where it has a value for each unit. The name of a source is the level of its input.
+    The name of a variable, ``z``, or of a component, ``w[0,1]``, is a part of the state that is
+    held at p, as a slow variable is on the time scale of the fast ones.
 
     Parameters
     ----------
@@ -47,6 +50,8 @@ class ParametricField:
         Their units; "1" where the system does not say.
     initial : Tensor
         The values that the system has, ``(k,)``.
+    held : dict of str to float
+        Value of every component of the state that is neither free nor a parameter.
 
     Raises
     ------
@@ -75,9 +80,18 @@ class ParametricField:
         if isinstance(parameters, str) or len(set(parameters)) < len(parameters):
             raise ValueError(f"parameters must be a list of different names; got {parameters!r}")
         levels = {name: 0.0 for name in parameters if _is_bare_source(system, name, inputs)}
-        self.field = FlatField(system, free=free, at=at, t=t, inputs={**levels, **(inputs or {})})
+        moved = _held(system, parameters, at)
+        held, given = {**(at or {}), **moved}, {**levels, **(inputs or {})}
+        self.field = FlatField(system, free=free, at=held, t=t, inputs=given)
+        self.held = {k: v for k, v in self.field.held.items() if k not in moved}
         self.parameters = tuple(parameters)
-        self._places = [_places(self.field, name) for name in parameters]
+        parts = iter(moved)
+        self._places: list[Sequence[_Place]] = [
+            [_OfState(self.field, next(parts))]
+            if _is_part(system, name)
+            else _places(self.field, name)
+            for name in parameters
+        ]
         self.units = tuple(places[0].unit for places in self._places)
         first = [float(places[0].value()) for places in self._places]
         self.initial = torch.tensor(first, dtype=torch.float64).to(self.field.initial)
@@ -147,13 +161,16 @@ class ParametricField:
         swapped: dict[str, Tensor] = {}
         stored: dict[str, Tensor] = {}
         levels: dict[str, Signal] = dict(field.inputs)
+        state = field.state(y)
         for value, places in zip(p, self._places, strict=True):
             for place in places:
-                place.put(value, swapped, levels)
+                if isinstance(place, _OfState):
+                    place.put(value, state)
+                else:
+                    place.put(value, swapped, levels)
         for place in chain.from_iterable(self._places):
             if isinstance(place, _OfTerm) and place.path in swapped:
                 stored[place.path] = place.unbounded(swapped[place.path])
-        state = field.state(y)
         arguments = ((field.t, state), {"inputs": levels})
         derivative = torch.func.functional_call(field.system, stored, *arguments)
         at_rest = {name: torch.zeros_like(value) for name, value in state.items()}
@@ -271,6 +288,102 @@ class _OfSource:
             levels[self.source] = _Level(every.index_put((torch.tensor(self.index),), value))
 
 
+@final
+class _OfState:
+    """A component of the state that is held."""
+
+    def __init__(self, field: FlatField, component: str) -> None:
+        self.variable, _, inside = component.rstrip("]").partition("[")
+        self.index = tuple(torch.tensor(int(i)) for i in inside.split(",")) if inside else ()
+        self.now = torch.tensor(field.held[component], dtype=torch.float64)
+        self.unit = field.system.variables[self.variable].unit
+
+    def value(self) -> Tensor:
+        """Return the value at which it is held."""
+        return self.now
+
+    def bounds(self) -> tuple[float, float]:
+        """Return what the value may be."""
+        return -math.inf, math.inf
+
+    def put(self, value: Tensor, state: State) -> None:
+        """Put a value in its place."""
+        every = state[self.variable]
+        state[self.variable] = every.index_put(self.index, value) if self.index else value
+
+
+_Place = _OfTerm | _OfSource | _OfState
+
+
+def with_parameters(system: System, values: Mapping[str, float]) -> System:
+    """Return a copy of a system in which some parameters have other values.
+
+    Parameters
+    ----------
+    system : System
+        It stays as it is.
+    values : mapping of str to float
+        By name, as in `ParametricField`; of terms, not of sources or of the state.
+
+    Raises
+    ------
+    ValueError
+        Unknown names, values out of bounds.
+
+    Examples
+    --------
+    >>> import ctsigprop as ct
+    >>> neuron = with_parameters(ct.System(ct.fitzhugh_nagumo(I=0.5)), {"I": 0.7})
+    >>> neuron(torch.tensor(0.0), neuron.initial_state())["v"].tolist()
+    [0.7]
+    """
+    other = copy.deepcopy(system)
+    family = ParametricField(other, list(values))
+    for name, value in values.items():
+        family.check(name, value, value)
+        for place in family._places[family.parameters.index(name)]:
+            if not isinstance(place, _OfTerm):
+                raise ValueError(f"'{name}' is no parameter of a term: give it as inputs= or at=")
+            every = getattr(place.term, place.name).detach().clone()
+            if place.index is None:
+                every.fill_(value)
+            else:
+                every[place.index] = value
+            if place.bounded:
+                setattr(place.term, place.name, every)
+            else:
+                getattr(place.term, place.name).data = every
+    return other
+
+
+def _held(system: System, parameters: Sequence[str], at: At | None) -> dict[str, float]:
+    """Return by component where the parameters that are parts of the state are held."""
+    chosen = [name for name in parameters if _is_part(system, name)]
+    if not chosen:
+        return {}
+    start = FlatField(system, at=at)
+    values = start.held | dict(zip(start.names, start.initial.tolist(), strict=True))
+    held: dict[str, float] = {}
+    for name in chosen:
+        own = [c for c in values if c == name or c.partition("[")[0] == name]
+        if len(own) != 1:
+            every = [c for c in values if c.partition("[")[0] == name.partition("[")[0]]
+            raise ValueError(f"'{name}' is no single component; there are {', '.join(every[:6])}")
+        held[own[0]] = values[own[0]]
+    return held
+
+
+def _is_part(system: System, name: str) -> bool:
+    """Tell whether a name is a part of the state; parameters and sources come first."""
+    base = name.partition("[")[0]
+    return (
+        isinstance(system, System)
+        and base in system.variables
+        and not any(base == source.name for source in system.sources)
+        and not any(base in term.specs for term in system.every_term())
+    )
+
+
 def _is_bare_source(system: System, name: str, inputs: Inputs | None) -> bool:
     """Tell whether a name is a source that has no signal of its own, nor one given."""
     return isinstance(system, System) and any(
@@ -279,7 +392,7 @@ def _is_bare_source(system: System, name: str, inputs: Inputs | None) -> bool:
     )
 
 
-def _places(field: FlatField, name: str) -> list[_OfTerm | _OfSource]:
+def _places(field: FlatField, name: str) -> Sequence[_Place]:
     """Return everything that a name of a parameter moves."""
     base, bracket, inside = name.rstrip("]").partition("[")
     try:
@@ -311,9 +424,8 @@ def _places(field: FlatField, name: str) -> list[_OfTerm | _OfSource]:
         found.append(_OfTerm(path, term, parameter, index))
     if not found:
         every = dict.fromkeys(p for term in field.system.every_term() for p in term.specs)
-        raise ValueError(
-            unknown("parameter", name, [*every, *(s.name for s in field.system.sources)])
-        )
+        known = [*every, *(s.name for s in field.system.sources), *field.system.variables]
+        raise ValueError(unknown("parameter", name, known))
     return found
 
 

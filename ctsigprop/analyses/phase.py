@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ctsigprop.analyses.flat import At, FlatField, Inputs, Ranges, check_ranges
-from ctsigprop.analyses.stability import fixed_points
+from ctsigprop.analyses.manifolds import manifolds
+from ctsigprop.analyses.stability import STABILITIES, fixed_points
 from ctsigprop.provenance import describe
 from ctsigprop.solution import root_attributes
 from ctsigprop.solve import solve
@@ -23,7 +24,7 @@ from ctsigprop.system import System
 if TYPE_CHECKING:
     from xarray import Dataset, DataTree
 
-__all__ = ["nullclines", "portrait", "trajectories", "vector_field"]
+__all__ = ["nullclines", "portrait", "trajectories", "vector_field", "written"]
 
 Array = NDArray[np.float64]
 
@@ -238,7 +239,7 @@ def portrait(
     inputs: Inputs | None = None,
     title: str = "",
 ) -> DataTree:
-    """Gather vector field, nullclines, fixed points and orbits of a phase plane, or a phase line.
+    """Gather vector field, nullclines, fixed points, manifolds and orbits of a plane, or a line.
 
     Parameters
     ----------
@@ -268,8 +269,9 @@ def portrait(
     Returns
     -------
     xarray.DataTree
-        /vector_field, /nullclines (two axes), /fixed_points and /trajectories. The system and the
-        settings stand in the attributes of the root.
+        /vector_field, /nullclines (two axes), /fixed_points, /manifolds (where there are saddles
+        in the plane: their separatrices, to 1e-8) and /trajectories. The system and the settings
+        stand in the attributes of the root.
 
     Examples
     --------
@@ -291,6 +293,20 @@ def portrait(
     groups["/fixed_points"] = fixed_points(
         system, ranges, at=held, starts=starts, seed=seed, **common
     )
+    outside = {n: (2 * a - b, 2 * b - a) for n, (a, b) in zip(ranges, box, strict=True)}
+    saddles = groups["/fixed_points"]["stability"].values == STABILITIES.index("saddle")
+    if len(box) == 2 and saddles.any():
+        groups["/manifolds"] = manifolds(
+            system,
+            groups["/fixed_points"],
+            outside,
+            at=held,
+            length=4.0,
+            spacing=0.003,
+            tolerance=1e-8,
+            close=1e-3,
+            **common,
+        )
     if orbits > 0 and not held:
         span = duration if duration is not None else 10 * _crossing_time(groups["/vector_field"])
         side = max(round(orbits ** (1 / len(box))), 1)
@@ -300,7 +316,7 @@ def portrait(
             system,
             dict(zip(ranges, torch.as_tensor(mesh).T, strict=True)),
             torch.linspace(t, t + span, 400, dtype=torch.float64),
-            within={n: (2 * a - b, 2 * b - a) for n, (a, b) in zip(ranges, box, strict=True)},
+            within=outside,
             inputs=inputs,
         )
     tree = xr.DataTree.from_dict(groups)
@@ -310,7 +326,7 @@ def portrait(
         "ranges": {name: tuple(map(float, bounds)) for name, bounds in ranges.items()},
         "held": held,
         "time": t,
-        "system": _written(system),
+        "system": written(system),
     }
     return tree
 
@@ -390,7 +406,7 @@ def _held(plane: FlatField) -> dict[str, Any]:
     return {"held": plane.held, "time": float(plane.t)}
 
 
-def _written(system: System) -> str:
+def written(system: System) -> str:
     """Return the system and the values that it has now as JSON; tensors become lists."""
     arrays: dict[str, Tensor] = {}
     written: dict[str, Any] = {"values": {k: v.tolist() for k, v in system.state_dict().items()}}

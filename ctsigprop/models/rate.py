@@ -9,7 +9,14 @@ from typing import Any
 from ctsigprop.errors import unknown
 from ctsigprop.models.neurons import TextNeuron, Value
 
-__all__ = ["NONLINEARITIES", "hopfield", "leaky_integrator", "rate", "wilson_cowan"]
+__all__ = [
+    "NONLINEARITIES",
+    "hopfield",
+    "leaky_integrator",
+    "nonlinearity",
+    "rate",
+    "wilson_cowan",
+]
 
 #: Nonlinearities of rate neurons, as text in the drive `u`.
 NONLINEARITIES: Mapping[str, str] = {
@@ -20,6 +27,17 @@ NONLINEARITIES: Mapping[str, str] = {
     "logistic": "1/(1 + exp(-u))",
     "softplus": "clip(u, 0, inf) + log(1 + exp(-abs(u)))",
 }
+
+
+def nonlinearity(rho: str) -> str:
+    """Return a nonlinearity as text in the drive ``u``: a name, or the expression itself.
+
+    >>> nonlinearity("relu")
+    'clip(u, 0, inf)'
+    """
+    if rho not in NONLINEARITIES and not re.search(r"\bu\b", rho):
+        raise ValueError(unknown("nonlinearity", rho, NONLINEARITIES))
+    return NONLINEARITIES.get(rho, rho)
 
 
 def leaky_integrator(
@@ -73,10 +91,9 @@ def rate(
     >>> rate("h", 4, rho="relu").ports
     {'I': '1', 'J': '1'}
     """
-    body = NONLINEARITIES.get(rho, rho)
-    if rho not in NONLINEARITIES and not re.search(r"\bu\b", rho):
-        raise ValueError(unknown("nonlinearity", rho, NONLINEARITIES))
-    text = f"ds/dt = (-s + r + J)/tau : 1\nr = {body} : 1\nu = I + bias : 1\nI : 1\nJ : 1"
+    text = (
+        f"ds/dt = (-s + r + J)/tau : 1\nr = {nonlinearity(rho)} : 1\nu = I + bias : 1\nI : 1\nJ : 1"
+    )
     return TextNeuron(text, name, size, tau=tau, bias=bias)
 
 

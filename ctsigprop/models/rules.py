@@ -17,6 +17,7 @@ __all__ = [
     "homeostatic_scaling",
     "oja",
     "rhythmic_hebb",
+    "subtractive_hebb",
     "tagged_hebb",
     "weight_decay",
 ]
@@ -187,6 +188,44 @@ def homeostatic_scaling(eta: Value, *, target: Value) -> TextPlasticity:
     True
     """
     return TextPlasticity("dw/dt = eta*(target - y)*w", eta=eta, target=target)
+
+
+def subtractive_hebb(
+    eta: Value, *, decay: Value, rest: Value = 0.5, mean: str = "m"
+) -> TextPlasticity:
+    """Return Hebb's rule with subtractive normalisation, soft bounds and a return to rest.
+
+        dw/dt = eta · w (1 − w) · y (x − m) + decay (w_rest − w)
+
+    With m the mean of the inputs, what one synapse wins the others lose; a weight slows down
+    towards its bounds 0 and 1. On average two synapses of unit variance and correlation c share
+    their neuron where c > 1 − 4 decay/eta, and one of them takes it where c is less: a
+    supercritical pitchfork, w = 1/2 ± √(1 − 4 decay/(eta (1 − c)))/2.
+
+    Parameters
+    ----------
+    eta : Parameter, Tensor or float
+        Learning rate, in 1/(time unit).
+    decay : Parameter, Tensor or float
+        Rate of return, in 1/(time unit).
+    rest : Parameter, Tensor or float
+        w_rest.
+    mean : str
+        The population of one channel whose activity is m.
+
+    References
+    ----------
+    Subtractive normalisation: Miller & MacKay 1994, Neural Computation 6:100-126; soft bounds:
+    Gütig, Aharonov, Rotter & Sompolinsky 2003, J. Neurosci. 23:3697-3714. The combination, and its
+    pitchfork, are derived here.
+
+    Examples
+    --------
+    >>> subtractive_hebb(1.0, decay=0.1).modulator
+    'm'
+    """
+    text = "dw/dt = eta*w*(1 - w)*y*(x - m) + decay*(rest - w)"
+    return TextPlasticity(text, modulator=mean, eta=eta, decay=decay, rest=rest)
 
 
 def weight_decay(rate: Value) -> TextPlasticity:

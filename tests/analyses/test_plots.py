@@ -100,6 +100,8 @@ def test_portrait_shows_what_the_tree_holds() -> None:
     assert entries(figure) == [
         r"$\mathrm{d}x/\mathrm{d}t$ = 0",
         r"$\mathrm{d}y/\mathrm{d}t$ = 0",
+        "stable manifold",
+        "unstable manifold",
         "orbits",
         "stable star",
         "saddle",
@@ -143,7 +145,7 @@ def test_every_type_has_a_marker() -> None:
     many["type"] = many["type"].copy(data=np.arange(len(TYPES), dtype=np.int8))
     tree["fixed_points"] = xr.DataTree(many)
     figure = plot_portrait(tree)
-    assert entries(figure)[3:] == [kind.replace("_", " ") for kind in TYPES]
+    assert entries(figure)[5:] == [kind.replace("_", " ") for kind in TYPES]
     marks = {
         (str(line.get_marker()), to_hex(line.get_markerfacecolor()), line.get_fillstyle())
         for line in figure.axes[0].lines

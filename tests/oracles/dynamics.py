@@ -136,11 +136,15 @@ def measure_izhikevich(solver, case):
     return [times[:4], len(times), np.diff(times)[-1]]
 
 
-def measure_bursts(solver, case):
+def adaptive_exponential(case):
     p = {name: float(value) for name, value in case["parameters"].items()}
-    system = text(ADEX, **{name: p[name] for name in p.keys() - {"b", "Vr"}})
-    times = spikes(
-        system,
+    return text(ADEX, **{name: p[name] for name in p.keys() - {"b", "Vr"}})
+
+
+def adaptive_spikes(solver, case):
+    p = {name: float(value) for name, value in case["parameters"].items()}
+    return spikes(
+        adaptive_exponential(case),
         case["initial_state"],
         case["span"],
         0.0,
@@ -148,6 +152,10 @@ def measure_bursts(solver, case):
         lambda _t, y: {"V": torch.full_like(y["V"], p["Vr"]), "w": y["w"] + p["b"]},
         solver,
     )
+
+
+def measure_bursts(solver, case):
+    times = adaptive_spikes(solver, case)
     return [times[:3], len(times)]
 
 

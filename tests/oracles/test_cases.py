@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import bifurcation
 import bio
 import dynamics
+import exponents
 import files
 import learning
 import numpy as np
@@ -27,33 +29,18 @@ CASES = {
 TABLE = (
     ode.CASES
     | dynamics.CASES
+    | exponents.CASES
+    | bifurcation.CASES
     | phase.CASES
     | bio.CASES
     | plasticity.cases(CASES)
     | learning.cases(CASES)
 )
 REFUSALS = robustness.CASES | files.CASES
-CONTINUATION = "continuation of fixed points: folds, Hopf points and their criticality"
-EXPONENTS = "Lyapunov exponents"
 IMPLICIT = "implicit methods of fixed step: Euler, trapezoid, midpoint, Gauss and Radau"
 LARGE = "spiking networks larger than one layer, with current synapses"
 NOT_YET = {
     "ODE-IMPLICIT-ONESTEP": IMPLICIT,
-    "DYN-FHN-HOPF": CONTINUATION,
-    "DYN-ML-HOPF": CONTINUATION,
-    "DYN-ML-SNIC": CONTINUATION,
-    "DYN-HH-HOPF": CONTINUATION,
-    "DYN-IZH-FIXED": CONTINUATION,
-    "DYN-NORMALFORMS": f"{CONTINUATION}, and of cycles",
-    "DYN-LORENZ-FIXED": f"{CONTINUATION}, and homoclinic orbits",
-    "DYN-LORENZ-LE": EXPONENTS,
-    "DYN-LORENZ-STABLE-LE": EXPONENTS,
-    "DYN-ROSSLER": EXPONENTS,
-    "DYN-LINEAR-LE": EXPONENTS,
-    "DYN-STUART-LANDAU": f"{EXPONENTS}, and Floquet multipliers of cycles",
-    "DYN-KURAMOTO": "order parameter and critical coupling of a population of oscillators",
-    "SPK-ADEX-TONIC": f"{CONTINUATION}: the rheobase",
-    "SPK-ADEX-ADAPTATION": f"{CONTINUATION}: the rheobase",
     "SPK-SIEGERT": "firing rate in white noise, in closed form",
     "SPK-IZH2003-NET": LARGE,
     "SPK-CUBA": LARGE,

@@ -10,7 +10,9 @@ import numpy as np
 from ctsigprop.analyses.plots.look import (
     BLACK,
     BLUE,
+    GREEN,
     GREY,
+    PURPLE,
     VERMILION,
     derivative,
     label,
@@ -32,14 +34,16 @@ MARKERS |= {"degenerate": "X", "marginal": "P"}
 
 
 def plot_portrait(tree: DataTree) -> Figure:
-    """Draw a phase portrait: field, nullclines, orbits and fixed points by type.
+    """Draw a phase portrait: field, nullclines, manifolds of saddles, orbits and fixed points.
 
-    Filled markers are stable, open ones unstable, half-filled ones saddles.
+    Filled markers are stable, open ones unstable, half-filled ones saddles. Stable manifolds, which
+    are the separatrices, are solid, and unstable ones dashed.
 
     Parameters
     ----------
     tree : xarray.DataTree
-        From `portrait`, or read back from a store.
+        From `portrait`, or read back from a store; or a tree of such trees, which are drawn side
+        by side.
 
     Examples
     --------
@@ -51,28 +55,41 @@ def plot_portrait(tree: DataTree) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    need(tree, "vector_field", "portrait")
+    panels = [child for child in tree.children.values() if "vector_field" in child.children]
+    if not panels:
+        need(tree, "vector_field", "portrait")
+        panels = [tree]
+    with style():
+        figure = Figure(figsize=(4.9 * len(panels) + 0.3, 4.9))
+        shown: dict[str, Any] = {}
+        for ax, panel in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+        ):
+            _draw_panel(ax, panel)
+            handles, labels = ax.get_legend_handles_labels()
+            shown |= dict(zip(labels, handles, strict=True))
+        figure.legend(
+            shown.values(),
+            shown.keys(),
+            loc="outside lower center",
+            ncols=min(len(shown), 3 * len(panels)),
+        )
+    return figure
+
+
+def _draw_panel(ax: Axes, tree: DataTree) -> None:
     field = tree["vector_field"].to_dataset()
     components = list(tree.attrs["components"])
     x = tree.attrs["axes"][0]
-    with style():
-        figure = Figure(figsize=(5.2, 4.9))
-        ax = figure.add_subplot()
-        ax.set_title(tree.attrs["title"])
-        ax.set_xlabel(label(field[x]))
-        ax.set_xlim(float(field[x][0]), float(field[x][-1]))
-        if len(components) == 1:
-            _draw_line_field(ax, field, x)
-        else:
-            _draw_plane(ax, tree, field)
-        if "fixed_points" in tree.children:
-            _draw_fixed_points(ax, tree["fixed_points"].to_dataset(), components)
-        handles, labels = ax.get_legend_handles_labels()
-        shown = dict(zip(labels, handles, strict=True))
-        figure.legend(
-            shown.values(), shown.keys(), loc="outside lower center", ncols=min(len(shown), 3)
-        )
-    return figure
+    ax.set_title(tree.attrs["title"])
+    ax.set_xlabel(label(field[x]))
+    ax.set_xlim(float(field[x][0]), float(field[x][-1]))
+    if len(components) == 1:
+        _draw_line_field(ax, field, x)
+    else:
+        _draw_plane(ax, tree, field)
+    if "fixed_points" in tree.children:
+        _draw_fixed_points(ax, tree["fixed_points"].to_dataset(), components)
 
 
 def _draw_plane(ax: Axes, tree: DataTree, field: Dataset) -> None:
@@ -96,18 +113,37 @@ def _draw_plane(ax: Axes, tree: DataTree, field: Dataset) -> None:
                     curve[x],
                     curve[y],
                     color=colour,
-                    lw=2.0,
+                    lw=2.2,
                     clip_on=False,
                     zorder=3,
                     label=f"{derivative(name)} = 0",
                 )
+    if "manifolds" in tree.children:
+        _draw_manifolds(ax, tree["manifolds"].to_dataset(), tree.attrs["components"])
     if "trajectories" in tree.children:
         orbits = [
-            _component(tree["trajectories"].to_dataset(), name, "time", "sample")
+            component(tree["trajectories"].to_dataset(), name, "time", "sample")
             for name in tree.attrs["components"]
         ]
-        ax.plot(*orbits, color="#4D4D4D", lw=0.8, label="orbits")
+        ax.plot(*orbits, color="#4D4D4D", lw=0.7, label="orbits")
         ax.plot(*(orbit[0] for orbit in orbits), ".", color="#4D4D4D", ms=3)
+
+
+def _draw_manifolds(ax: Axes, curves: Dataset, components: Sequence[str]) -> None:
+    meanings = curves["manifold"].attrs["flag_meanings"].split()
+    looks = {"stable": (GREEN, "-"), "unstable": (PURPLE, (0, (4, 1.5)))}
+    where = [component(curves, name, "point") for name in components]
+    for k, flag in enumerate(curves["manifold"].values):
+        own = curves["curve"].values == k
+        colour, dashes = looks[meanings[flag]]
+        ax.plot(
+            *(place[own] for place in where),
+            color=colour,
+            ls=dashes,
+            lw=1.3,
+            zorder=4,
+            label=f"{meanings[flag]} manifold",
+        )
 
 
 def _draw_line_field(ax: Axes, field: Dataset, x: str) -> None:
@@ -120,31 +156,35 @@ def _draw_line_field(ax: Axes, field: Dataset, x: str) -> None:
 
 def _draw_fixed_points(ax: Axes, found: Dataset, components: Sequence[str]) -> None:
     meanings = found["type"].attrs["flag_meanings"].split()
-    where = [_component(found, name, "fp") for name in components]
+    where = [component(found, name, "fp") for name in components]
     if len(where) == 1:
         where.append(np.zeros_like(where[0]))
-    for k, flag in enumerate(found["type"].values):
-        kind = meanings[flag]
+    kinds = [meanings[flag] for flag in found["type"].values]
+    draw_points(ax, where, kinds, [False] * len(kinds))
+
+
+def draw_points(ax: Axes, where: Sequence[Any], kinds: Sequence[str], slow: Sequence[bool]) -> None:
+    """Draw points in the plane by their type: filled, open or half-filled; slow ones in grey."""
+    for x, y, kind, only_slow in zip(*where, kinds, slow, strict=True):
+        colour = GREY if only_slow else BLACK
         stability, _, shape = kind.partition("_") if "stable" in kind else ("", "", kind)
-        open_face = stability == "unstable"
-        half = kind.startswith("saddle")
         ax.plot(
-            where[0][k],
-            where[1][k],
+            x,
+            y,
             marker=MARKERS[shape],
             ms=8 if shape != "star" else 12,
-            color=BLACK,
-            markerfacecolor="white" if open_face else BLACK,
+            color=colour,
+            markerfacecolor="white" if stability == "unstable" else colour,
             markerfacecoloralt="white",
-            fillstyle="left" if half else "full",
-            label=kind.replace("_", " "),
-            zorder=5,
+            fillstyle="left" if kind.startswith("saddle") else "full",
+            label=kind.replace("_", " ") + (", slow" if only_slow else ""),
+            zorder=5 - only_slow / 2,
             clip_on=False,
             ls="",
         )
 
 
-def _component(dataset: Dataset, name: str, *leading: str) -> Any:
+def component(dataset: Dataset, name: str, *leading: str) -> Any:
     """Return the values of a component such as ``w[0,1]`` along the leading dims."""
     variable, _, index = name.rstrip("]").partition("[")
     array = dataset[variable].transpose(*leading, ...)

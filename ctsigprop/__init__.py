@@ -33,6 +33,7 @@ from ctsigprop.models.averaged import (
 )
 from ctsigprop.models.conductance import hodgkin_huxley, morris_lecar
 from ctsigprop.models.inputs import Input, LearningSignal
+from ctsigprop.models.kuramoto import Kuramoto
 from ctsigprop.models.layers import Layers
 from ctsigprop.models.networks import feedback_network, sigprop_network
 from ctsigprop.models.neurons import NeuralField, TextNeuron, VectorField
@@ -104,6 +105,7 @@ __all__ = [
     "Impulse",
     "Input",
     "IntegrationError",
+    "Kuramoto",
     "Layers",
     "LearningSignal",
     "LocalLosses",

@@ -8,13 +8,13 @@ import torch
 import xarray as xr
 
 import ctsigprop as ct
-from ctsigprop.analyses.synchrony import Kuramoto, critical_coupling, order_parameter
+from ctsigprop.analyses.synchrony import critical_coupling, order_parameter
 from ctsigprop.solution import root_attributes
 
 
 def population(n: int, coupling: float, width: float = 0.5) -> ct.System:
     shares = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    return ct.System(Kuramoto(width * torch.tan(math.pi * (shares - 0.5)), coupling))
+    return ct.System(ct.Kuramoto(width * torch.tan(math.pi * (shares - 0.5)), coupling))
 
 
 def coherence(coupling: float, n: int = 4000) -> xr.Dataset:
@@ -37,7 +37,7 @@ def test_below_it_they_do_not() -> None:
 
 def test_the_mean_field_is_the_sum_over_all_pairs() -> None:
     omega = torch.tensor([0.3, -1.0, 0.5, 2.0]).double()
-    system = ct.System(Kuramoto(omega, 1.7))
+    system = ct.System(ct.Kuramoto(omega, 1.7))
     theta = torch.tensor([0.1, 2.0, -1.0, 4.0]).double()
     rate = system(torch.tensor(0.0), {"theta": theta})["theta"]
     pairs = torch.sin(theta[None] - theta[:, None]).sum(1) * 1.7 / 4
@@ -80,8 +80,8 @@ def test_critical_couplings() -> None:
     [
         (lambda: critical_coupling(0.0), "density must be > 0"),
         (lambda: critical_coupling(math.inf), "density must be > 0"),
-        (lambda: Kuramoto(1.0, 1.0), "one frequency for each oscillator"),
-        (lambda: Kuramoto(torch.ones(3).double(), 1.0, size=2), "one for each of the 2"),
+        (lambda: ct.Kuramoto(1.0, 1.0), "one frequency for each oscillator"),
+        (lambda: ct.Kuramoto(torch.ones(3).double(), 1.0, size=2), "one for each of the 2"),
         (lambda: order_parameter(xr.DataArray([0.0, math.nan], dims="n")), "must be finite"),
         (lambda: order_parameter(xr.DataArray([0.0], dims="n"), dim="m"), "dim must be an axis"),
         (

@@ -11,7 +11,7 @@ from ode import end, start, text
 import ctsigprop as ct
 from ctsigprop.analyses.lyapunov import lyapunov_spectrum
 from ctsigprop.analyses.stability import fixed_points
-from ctsigprop.analyses.synchrony import Kuramoto, critical_coupling, order_parameter
+from ctsigprop.analyses.synchrony import critical_coupling, order_parameter
 
 LORENZ = "dx/dt = s*(y - x) : 1\ndy/dt = x*(r - z) - y : 1\ndz/dt = x*y - b*z : 1"
 
@@ -78,7 +78,7 @@ def measure_kuramoto(case):
     later = end(reduced, [0.1], [0.0, 5.0], ct.Tsit5(rtol=1e-11, atol=1e-13))[0]
     shares = (torch.arange(n, dtype=torch.float64) + 0.5) / n
     omega = width * torch.tan(math.pi * (shares - 0.5))
-    system = ct.System(Kuramoto(omega, 2.0))
+    system = ct.System(ct.Kuramoto(omega, 2.0))
     phases = 2 * math.pi * torch.rand(n, generator=torch.Generator().manual_seed(0)).double()
     run = ct.solve(system, {"theta": phases}, torch.linspace(0, 30, 61), solver=ct.RK4(dt=0.05))
     coherence = order_parameter(run)["coherence"].sel(time=slice(15, None)).mean().item()

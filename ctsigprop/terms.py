@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -175,6 +175,9 @@ class Neuron(Population):
     variables: tuple[Variable, ...]
     ports: Mapping[str, str]
 
+    secluded: ClassVar[bool] = False
+    """Whether it reads no variables but its own, whatever `state` holds."""
+
     @abc.abstractmethod
     def forward(self, t: Tensor, state: State, currents: Mapping[str, Tensor]) -> State:
         """Return the derivative of every variable of this population."""
@@ -288,6 +291,11 @@ class Current(Term):
     def connect(self, populations: Mapping[str, Population]) -> None:
         """Learn the sizes of what it connects, and declare its variables; refuse what misfits."""
 
+    @property
+    def products(self) -> tuple[int, str] | None:
+        """The outer products and the decay of its weights, as of `Plasticity`, if it has such."""
+        return None
+
     @abc.abstractmethod
     def forward(self, moment: Moment) -> Tensor:
         """Return the current, ``(*batch, size of post)``."""
@@ -360,6 +368,14 @@ class Plasticity(Term):
     def __init__(self, modulator: str | Signal | None = None, gate: Signal | None = None) -> None:
         super().__init__()
         self.modulator, self.gate = modulator, gate
+
+    @property
+    def products(self) -> tuple[int, str] | None:
+        """How many outer products dW/dt is, and which decay it has besides; None: it is no such.
+
+        The decay is "row" or "column", or "" for none or for one number.
+        """
+        return None
 
     def variables(self, weight: Variable, post: str, pre: str) -> tuple[Variable, ...]:
         """Return the rule's auxiliary variables for a weight with dims (post, pre)."""

@@ -14,7 +14,7 @@ import ctsigprop
 PACKAGE = Path(ctsigprop.__file__).parent
 FLOORS = [
     {"errors", "units", "provenance", "signals", "quantities", "brian2_"},
-    {"terms", "equations", "data"},
+    {"terms", "equations", "data", "lowrank"},
     {"system"},
     {"solvers", "models", "solution", "store"},
     {"checks", "solve"},

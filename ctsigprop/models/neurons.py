@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +63,8 @@ class TextNeuron(Neuron):
     >>> cell.ports, cell.time_unit
     ({'I': 'nA'}, 'ms')
     """
+
+    secluded: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ctsigprop.equations import Equations, Structure
 from ctsigprop.errors import did_you_mean
+from ctsigprop.lowrank import Factors, LowRank
 from ctsigprop.models.neurons import Value
 from ctsigprop.quantities import Variable
 from ctsigprop.signals import Signal
@@ -130,11 +133,25 @@ class TextPlasticity(Plasticity):
         """dw/dt as outer products and a decay, where it has that form."""
         return self.structures.get("w")
 
+    @property
+    def products(self) -> tuple[int, str] | None:
+        """How many outer products dw/dt is, and its decay; None where it has another form."""
+        structure = self.structure
+        if structure is None or "synapse" in self._side.values():
+            return None
+        if structure.decay_post is not None and structure.decay_pre is not None:
+            return None
+        sides = {"row": structure.decay_post, "column": structure.decay_pre}
+        side = next((side for side, decay in sides.items() if decay is not None), "")
+        return len(structure.outer), side
+
     def forward(self, local: Local) -> State:
         """Return dw/dt and the derivatives of the rule's own variables."""
         values = self._values(local)
-        change = {
-            name: self._structured(structure, values[name], values, local)
+        change: dict[str, Any] = {
+            name: self._factors(structure, values, local)
+            if isinstance(values[name], LowRank)
+            else self._structured(structure, values[name], values, local)
             for name, structure in self.structures.items()
             if structure is not None
         }
@@ -186,6 +203,36 @@ class TextPlasticity(Plasticity):
             part = decay * own
             total = part if total is None else total + part
         return torch.zeros_like(own) if total is None else total
+
+    def _factors(self, structure: Structure, values: State, local: Local) -> Factors:
+        """Return dw/dt as columns: those of each sample of a batch, over its size, for shared."""
+        t = _clock(local)
+        outer: list[tuple[Tensor, Tensor]] = []
+        for post, pre in structure.outer:
+            p = torch.ones_like(local.y) if post is None else _wide(post(t, values), local.y)
+            q = torch.ones_like(local.x) if pre is None else _wide(pre(t, values), local.x)
+            if p.dim() == q.dim() == 1:
+                outer.append((p[:, None], q[:, None]))
+                continue
+            batch = p.shape[:-1] if p.dim() >= q.dim() else q.shape[:-1]
+            rows, columns = (v.expand(*batch, v.shape[-1]).flatten(0, -2) for v in (p, q))
+            outer.append((rows.T / len(rows), columns.T))
+        total: Tensor | None = None
+        for factor, like in (
+            (structure.decay_scalar, None),
+            (structure.decay_post, local.y),
+            (structure.decay_pre, local.x),
+        ):
+            if factor is None:
+                continue
+            decay = factor(t, values)
+            if like is None:
+                decay = decay.mean() if decay.dim() else decay
+            else:
+                decay = _wide(decay, like)
+                decay = decay.flatten(0, -2).mean(0) if decay.dim() > 1 else decay
+            total = decay if total is None else total + decay
+        return Factors(tuple(outer), total)
 
     def _averaged(self, change: State, local: Local) -> State:
         if not local.shared:
@@ -289,6 +336,8 @@ def _clock(local: Local) -> Tensor:
 
 def _wide(value: Tensor, like: Tensor) -> Tensor:
     """Return a value for every unit; a trace may have batch axes where the activity has none."""
+    if value.shape == like.shape:
+        return value
     shape = torch.broadcast_shapes(value.shape, like.shape)  # type: ignore[no-untyped-call]
     return value.expand(shape)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ctsigprop.lowrank import Factors, LowRank
 from ctsigprop.quantities import Variable
 from ctsigprop.signals import Signal, as_values, closed
 from ctsigprop.terms import Current, Local, Moment, Plasticity, Population, State
@@ -162,6 +163,22 @@ class Synapse(Current):
             variables.append(Variable(f"z_{self.name}", dims, pre.unit, tau=self.filter[1]))
         self.variables = tuple(variables)
 
+    @property
+    def products(self) -> tuple[int, str] | None:
+        """The outer products of all rules together; None where signs or bounds stop them."""
+        free = self.mask is None and self.sign is None and self.bounds is None
+        rules = [rule.products for rule in self.plasticity]
+        if not (free and rules):
+            return None
+        count, sides = 0, set()
+        for one in rules:
+            if one is None:
+                return None
+            count += one[0]
+            sides.add(one[1])
+        sides.discard("")
+        return None if len(sides) > 1 else (count, next(iter(sides), ""))
+
     def weights(self, state: State) -> Tensor:
         """Return the weights as the current uses them."""
         w = state[self.name] if self.plasticity else self.weight
@@ -178,6 +195,8 @@ class Synapse(Current):
     def forward(self, moment: Moment) -> Tensor:
         """Return W x."""
         x, w = self.arriving(moment), self.weights(moment.state)
+        if isinstance(w, LowRank):  # as the solver has it that knows what plasticity makes
+            return w.apply(x)
         return x @ w.T if w.dim() == 2 else (w @ x.unsqueeze(-1)).squeeze(-1)
 
     def contributions(self, moment: Moment) -> list[tuple[Plasticity, State]]:
@@ -195,8 +214,11 @@ class Synapse(Current):
             change = rule(local)
             if factor is not None:
                 w = change["w"]
-                factor = factor.to(w.dtype)
-                change["w"] = w * (factor if factor.dim() == 0 else factor[..., None, None])
+                if isinstance(w, Factors):
+                    change["w"] = w.scaled(factor.to(local.w.dtype))
+                else:
+                    factor = factor.to(w.dtype)
+                    change["w"] = w * (factor if factor.dim() == 0 else factor[..., None, None])
             parts.append((rule, change))
         return parts
 

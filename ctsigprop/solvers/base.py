@@ -129,18 +129,22 @@ class Statistics:
         sample where samples step on their own).
     seconds : float
         Wall time.
+    low_rank : tuple of str
+        The weights that were stepped by their factors; all others were stepped as they are.
     """
 
     evaluations: int = 0
     steps: int = 0
     rejections: int = 0
     seconds: float = 0.0
+    low_rank: tuple[str, ...] = ()
 
     def add(self, other: Statistics) -> None:
         """Add the cost of another stretch of the same run."""
         self.evaluations += other.evaluations
         self.steps += other.steps
         self.rejections += other.rejections
+        self.low_rank = other.low_rank
 
 
 class Recorder:

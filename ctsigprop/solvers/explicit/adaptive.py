@@ -13,6 +13,12 @@ from ctsigprop.solvers.explicit.control import Control, Tolerance, check_toleran
 from ctsigprop.solvers.explicit.fixed import run_fixed
 from ctsigprop.solvers.explicit.march import March
 from ctsigprop.solvers.explicit.onestep import RungeKutta
+from ctsigprop.solvers.explicit.structured import (
+    Structured,
+    StructuredControl,
+    StructuredSteps,
+    structured,
+)
 from ctsigprop.solvers.explicit.tableaus import BOGACKI_SHAMPINE, DOPRI5, TSIT5, Tableau
 from ctsigprop.solvers.options import check_max_steps, check_positive
 from ctsigprop.solvers.stops import landings
@@ -41,6 +47,10 @@ class Embedded(Solver):
     dt : float or None, optional
         A fixed step without control of the error: each stretch between output times and jumps is
         cut into equal steps of at most `dt`.
+    low_rank : bool, optional
+        Whether large weights that plasticity moves by outer products are stepped by their factors:
+        the same numbers but for rounding, at a fraction of the cost. Where it cannot be (gradients,
+        events, dense output, signs or bounds of weights), they are stepped as they are.
 
     Raises
     ------
@@ -58,6 +68,7 @@ class Embedded(Solver):
     max_steps: int = 100_000
     first_step: float | None = None
     dt: float | None = None
+    low_rank: bool = True
 
     events: ClassVar[bool] = True
     ragged: ClassVar[bool] = True
@@ -75,12 +86,24 @@ class Embedded(Solver):
     def integrate(self, problem: Problem) -> Callable[[Tensor], State] | None:
         """Fill ``problem.recorder``; return the interpolant where one was asked for."""
         if self.dt is not None:
-            return run_fixed(problem, self.tableau, self.dt, self.max_steps)
+            return run_fixed(problem, self.tableau, self.dt, self.max_steps, self.low_rank)
+        lazy = structured(problem, self.tableau) if self.low_rank else None
+        if lazy is not None:
+            self._run_structured(lazy)
+            return None
         y = problem.layout.pack(problem.y0)
         method = RungeKutta(self.tableau, y.detach())
         control = Control(method, problem.layout, y.detach(), self.rtol, self.atol, self.first_step)
         problem.recorder.row(0, problem.y0)
         return March(problem, method, landings(problem), control, self.max_steps).run()
+
+    def _run_structured(self, lazy: Structured) -> None:
+        problem = lazy.problem
+        y = problem.layout.pack(problem.y0)
+        method = StructuredSteps(self.tableau, y, lazy)
+        control = StructuredControl(method, lazy, y, self.rtol, self.atol, self.first_step)
+        problem.recorder.row(0, problem.y0)
+        March(problem, method, landings(problem), control, self.max_steps).run()
 
 
 @final
@@ -93,7 +116,7 @@ class Tsit5(Embedded):
     Examples
     --------
     >>> Tsit5(rtol=1e-8).with_options(atol=1e-12)
-    Tsit5(rtol=1e-08, atol=1e-12, max_steps=100000, first_step=None, dt=None)
+    Tsit5(rtol=1e-08, atol=1e-12, max_steps=100000, first_step=None, dt=None, low_rank=True)
 
     Notes
     -----

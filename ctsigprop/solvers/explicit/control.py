@@ -48,7 +48,8 @@ class Control:
 
     The error of a sample is the largest over its variables of the root mean square over that
     variable of error / (atol + rtol·max(abs y_0, abs y_1)): a large matrix of weights does not
-    dilute the error of a few neurons.
+    dilute the error of a few neurons. A matrix is measured as a whole, by its own root mean square
+    in the place of abs y.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Control:
         self.first_step = first_step
         self.rtol = rtol
         self.parts = [part for part in layout.slices.values() if part.stop > part.start]
+        self.matrices = [layout.slices[name] for name in layout.names if len(layout.dims[name]) > 1]
         self.atol = _spread(atol, layout, y)
         self.exponent = 1 / method.tableau.order
         self.previous = torch.full((len(y),), FLOOR, dtype=torch.float64, device=y.device)
@@ -91,7 +93,7 @@ class Control:
             self.h = torch.full_like(self.h, self.first_step)
             return
         with torch.no_grad():
-            scale = self.atol + self.rtol * y.abs()
+            scale = self.scale(y)
             d0, d1 = self.norm(y, scale), self.norm(f, scale)
             h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
             h0 = torch.minimum(h0, reach.abs())
@@ -116,8 +118,17 @@ class Control:
         if weights is None:
             raise TypeError("a method without an error estimate has no control of its steps")
         error = self.method.combine(weights, step.stages).mul_(step.h.to(step.y.dtype)[:, None])
-        scale = torch.maximum(step.y.abs(), step.end.abs()).mul_(self.rtol).add_(self.atol)
-        return error, scale
+        return error, self.scale(step.y, step.end)
+
+    def scale(self, *states: Tensor) -> Tensor:
+        """Return atol + rtol·size: of each number its own, of a matrix its root mean square."""
+        sizes = [state.abs() for state in states]
+        largest = sizes[0] if len(sizes) == 1 else torch.maximum(*sizes)
+        for part in self.matrices:
+            means = [size[:, part].square().mean(1, keepdim=True) for size in sizes]
+            whole = means[0] if len(means) == 1 else torch.maximum(*means)
+            largest[:, part] = whole.sqrt()
+        return largest.mul_(self.rtol).add_(self.atol)
 
     def largest(self, step: Step, sample: int) -> int:
         """Return the position of the component with the largest error in a sample's step."""

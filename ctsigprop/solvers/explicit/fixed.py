@@ -14,6 +14,7 @@ from ctsigprop.errors import IntegrationError
 from ctsigprop.solvers.base import Problem, Solver, State
 from ctsigprop.solvers.explicit.march import March
 from ctsigprop.solvers.explicit.onestep import Exponential, OneStep, RungeKutta, phi1
+from ctsigprop.solvers.explicit.structured import StructuredSteps, structured
 from ctsigprop.solvers.explicit.tableaus import EULER, HEUN, MIDPOINT, Tableau
 from ctsigprop.solvers.explicit.tableaus import RK4 as CLASSICAL
 from ctsigprop.solvers.failures import diverged
@@ -40,6 +41,8 @@ class FixedStep(Solver):
         The longest step, in the system's time unit.
     max_steps : int, optional
         The most steps of a run.
+    low_rank : bool, optional
+        Whether large weights are stepped by their factors, as in `Tsit5`.
 
     Raises
     ------
@@ -49,6 +52,7 @@ class FixedStep(Solver):
 
     dt: float
     max_steps: int = 100_000
+    low_rank: bool = True
 
     events: ClassVar[bool] = True
     delays: ClassVar[bool] = True
@@ -62,7 +66,7 @@ class FixedStep(Solver):
 
     def integrate(self, problem: Problem) -> Callable[[Tensor], State] | None:
         """Fill ``problem.recorder``; return the interpolant where one was asked for."""
-        return run_fixed(problem, self.tableau, self.dt, self.max_steps)
+        return run_fixed(problem, self.tableau, self.dt, self.max_steps, self.low_rank)
 
 
 @final
@@ -75,7 +79,7 @@ class Euler(FixedStep):
     Examples
     --------
     >>> Euler(dt=0.1)
-    Euler(dt=0.1, max_steps=100000)
+    Euler(dt=0.1, max_steps=100000, low_rank=True)
     """
 
     tableau: ClassVar[Tableau] = EULER
@@ -123,7 +127,7 @@ class RK4(FixedStep):
     Examples
     --------
     >>> RK4(dt=0.1, max_steps=10).with_options(dt=0.2)
-    RK4(dt=0.2, max_steps=10)
+    RK4(dt=0.2, max_steps=10, low_rank=True)
 
     Notes
     -----
@@ -167,9 +171,13 @@ class ExponentialEuler(FixedStep):
 
 
 def run_fixed(
-    problem: Problem, tableau: Tableau, dt: float, max_steps: int
+    problem: Problem, tableau: Tableau, dt: float, max_steps: int, low_rank: bool = True
 ) -> Callable[[Tensor], State] | None:
     """Integrate with a Runge-Kutta method in fixed steps."""
+    lazy = structured(problem, tableau) if low_rank and _plain(problem) else None
+    if lazy is not None:
+        method = StructuredSteps(tableau, lazy.problem.layout.pack(lazy.problem.y0), lazy)
+        return _march(lazy.problem, method, dt, max_steps)
     if not _plain(problem):
         return _march(problem, RungeKutta(tableau, _like(problem)), dt, max_steps)
     # a last stage that the new state does not need is for others

@@ -235,7 +235,8 @@ class March:
 
     def _advance(self, step: Step, reached: Tensor, accepted: Tensor) -> None:
         if bool(accepted.all()):
-            self.t, self.y, self.f = reached, step.end, step.stages[-1]
+            self.t = reached
+            self.y, self.f = self.method.carried(step)
         else:
             self.t = torch.where(accepted, reached, self.t)
             self.y = torch.where(accepted[:, None], step.end, self.y)

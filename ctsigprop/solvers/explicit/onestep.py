@@ -64,6 +64,9 @@ class OneStep(Protocol):
     ) -> Step:
         """Step every sample by its `h`; `f` is its derivative at the start."""
 
+    def carried(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the state and the derivative that the next step begins with."""
+
 
 class RungeKutta:
     """A Runge-Kutta method with its coefficients beside the state, in its type."""
@@ -97,6 +100,10 @@ class RungeKutta:
             stages[i] = derivative(times[i], end)
         return Step(t, h, y, stages, end, self.dense)
 
+    def carried(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the state and the derivative that the next step begins with."""
+        return step.end, step.stages[-1]
+
     def combine(self, weights: Tensor, stages: Tensor) -> Tensor:
         """Return Σ_i w_i k_i."""
         flat = stages.reshape(stages.shape[0], -1)
@@ -127,6 +134,10 @@ class Exponential:
         end = y + scale * slope
         stages = torch.stack([f, slope, derivative(times[1], end)])
         return Step(t, h, y, stages, end, self.dense)
+
+    def carried(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the state and the derivative that the next step begins with."""
+        return step.end, step.stages[-1]
 
     def _rates(self, t: Tensor, y: Tensor) -> Tensor:
         layout = self.problem.layout

@@ -31,6 +31,15 @@ RETURNED = 0.02
 STILL = 1e-4
 """An orbit whose size is less than this share of where it has been has come to rest."""
 
+CLOSED = 1e-4
+"""An orbit that comes back as near as this to itself is closed, whatever Newton's method says."""
+
+LEAVING = 1.1
+"""An orbit does not tend to a cycle with a multiplier above this: it only passes by."""
+
+FAR = 1e100
+"""An orbit beyond this has no limit."""
+
 
 def limit_cycle(
     system: System,
@@ -78,7 +87,8 @@ def limit_cycle(
     Raises
     ------
     ValueError
-        The orbit comes to rest, or does not come back; names that do not fit.
+        The orbit comes to rest, does not come back, or passes by an unstable cycle only; cycles
+        that are not isolated, as in a conservative system; names that do not fit.
 
     Examples
     --------
@@ -94,19 +104,31 @@ def limit_cycle(
     field = FlatField(system, at=at, t=t, inputs=inputs)
     family = ParametricField(system, [], at=at, t=t, inputs=inputs)
     y0 = field.vector(start or {})
-    guess, size = _recurrence(field, y0, duration)
+    guess, size, gap = _recurrence(field, y0, duration)
     try:
         orbit = refined(family, guess, size, np.array([1.0]), tolerance)
+        shrunk = np.ptp(orbit.cycle.x / size, axis=0).max() < STILL
+        shrunk = shrunk or orbit.cycle.period < 0.2 * guess.period
     except LostError:
+        orbit, shrunk = None, False
+    if orbit is None or shrunk:
+        about = f"{guess.period:.4g}"
         raise ValueError(
-            f"the orbit comes back after about {guess.period:.4g}, but Newton's method finds no "
-            "cycle there; a longer duration= brings it nearer"
-        ) from None
-    if (
-        orbit.cycle.period < 0.2 * guess.period
-        or np.ptp(orbit.cycle.x / size, axis=0).max() < STILL
-    ):
-        raise ValueError("the orbit comes to rest: it spirals into an equilibrium")
+            f"the orbit closes after {about}, but so do those beside it: a cycle that is not "
+            "isolated, as in a conservative system, is no limit cycle"
+            if gap < CLOSED
+            else "the orbit comes to rest: it spirals into an equilibrium"
+            if shrunk
+            else f"the orbit comes back after about {about}, but Newton's method finds no cycle "
+            "there; a longer duration= brings it nearer"
+        )
+    most = np.abs(orbit.multipliers[1:]).max(initial=0.0)
+    if most > LEAVING:
+        raise ValueError(
+            f"the orbit does not tend to a cycle: it passes by one of period "
+            f"{orbit.cycle.period:.6g} that is unstable, with a multiplier of size {most:.3g}; it "
+            "may be chaotic, or need a longer duration="
+        )
     return _described(field, orbit)
 
 
@@ -128,17 +150,22 @@ def _column(state: Mapping[str, Tensor], name: str) -> Array:
     return column
 
 
-def _recurrence(field: FlatField, y0: Tensor, duration: float | None) -> tuple[Cycle, Array]:
-    """Return one turn of the orbit as a first guess, and the size of each component."""
+def _recurrence(
+    field: FlatField, y0: Tensor, duration: float | None
+) -> tuple[Cycle, Array, float]:
+    """Return one turn of the orbit as a first guess, the size of each component, and the gap."""
     from scipy.integrate import solve_ivp
 
     rates = np.linalg.eigvals(field.jacobian(y0).cpu().numpy())
-    slowest = 1 / max(np.abs(rates).min(), 1e-3 * np.abs(rates).max(), 1e-300)
-    spans = [duration] if duration is not None else [slowest * 10**k for k in (1, 2, 3, 4)]
     where = y0.cpu().numpy()
+    drift = np.abs(field(y0).detach().cpu().numpy() / np.maximum(np.abs(where), 1.0)).max()
+    slowest = 1 / (max(np.abs(rates).min(), 1e-3 * np.abs(rates).max()) or drift or 1.0)
+    spans = [duration] if duration is not None else [slowest * 10**k for k in (1, 2, 3, 4)]
     reach = np.full(len(where), 1e-300)
 
     def rate(_: float, y: Array) -> Array:
+        if np.abs(y).max() > FAR:
+            raise ValueError("the orbit goes to infinity")
         value: Array = field(torch.as_tensor(y).to(field.initial)).detach().cpu().numpy()
         return value
 
@@ -166,7 +193,7 @@ def _recurrence(field: FlatField, y0: Tensor, duration: float | None) -> tuple[C
     )
 
 
-def _turn(times: Array, orbit: Array, reach: Array) -> tuple[Cycle, Array] | None:
+def _turn(times: Array, orbit: Array, reach: Array) -> tuple[Cycle, Array, float] | None:
     """Return the last turn of an orbit between crossings of the mean of its liveliest component."""
     size = np.ptp(orbit, axis=0)
     if (size <= STILL * reach).all():
@@ -181,7 +208,8 @@ def _turn(times: Array, orbit: Array, reach: Array) -> tuple[Cycle, Array] | Non
     when = times[up] + share * np.diff(times)[up]
     states = orbit[up] + share[:, None] * (orbit[up + 1] - orbit[up])
     for back in range(1, len(up)):
-        if np.abs((states[-1] - states[-1 - back]) / size).max() < RETURNED:
+        gap = float(np.abs((states[-1] - states[-1 - back]) / size).max())
+        if gap < RETURNED:
             break
     else:
         return None
@@ -191,7 +219,7 @@ def _turn(times: Array, orbit: Array, reach: Array) -> tuple[Cycle, Array] | Non
         return None
     phase = np.concatenate([[0.0], (times[inside] - first) / (last - first), [1.0]])
     values = np.concatenate([states[-1 - back : len(states) - back], orbit[inside], states[-1:]])
-    return resampled(phase, values, last - first), size
+    return resampled(phase, values, last - first), size, gap
 
 
 def _described(field: FlatField, orbit: Orbit) -> Dataset:

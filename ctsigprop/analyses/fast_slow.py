@@ -75,7 +75,7 @@ def fast_slow(
     bounds : (float, float), optional
         The range of z; by default that of the run, and a tenth of it on both sides.
     ranges : mapping of str to (float, float), optional
-        Bounds of fast components; by default those of the run, and half of that on both sides.
+        Bounds of fast components; by default those of the run, and as much on both sides.
     at : mapping of str to Tensor or float, optional
         Where other slow variables are held; they are no more followed.
     near : float
@@ -197,9 +197,9 @@ class _Split:
         self.time_unit = system.time_unit
 
     def ranges(self) -> Ranges:
-        """Return where the fast components have been, and half of that on both sides."""
-        room = 0.5 * self.extent
-        bounds = zip(self.names, self.y.min(0) - room, self.y.max(0) + room, strict=True)
+        """Return where the fast components have been, and as much on both sides."""
+        least, most = self.y.min(0) - self.extent, self.y.max(0) + self.extent
+        bounds = zip(self.names, least, most, strict=True)
         return {name: (float(low), float(high)) for name, low, high in bounds}
 
     def drift(self, y: Array, z: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,8 @@ def learning_portrait(
     >>> list(tree.children)
     ['vector_field', 'nullclines', 'fixed_points', 'averaged', 'full', 'distance']
     """
-    followed = averaging(averaged, full, starts, duration, times=times, solver=solver, inputs=inputs)
+    common: dict[str, Any] = {"times": times, "solver": solver, "inputs": inputs}
+    followed = averaging(averaged, full, starts, duration, **common)
     behind = averaged if field is None else field
     tree = portrait(
         behind, ranges, at=at, points=points, orbits=0, inputs=inputs, title=title or "learning"
@@ -177,7 +179,7 @@ def averaging(
     if not values or any(v.dim() != 1 or v.shape != values[0].shape for v in values):
         raise ValueError(
             "starts must hold one list of numbers of one length each; "
-            f"got {({name: tuple(v.shape) for name, v in zip(starts, values, strict=True)})}"
+            f"got { ({name: tuple(v.shape) for name, v in zip(starts, values, strict=True)}) }"
         )
     first = FlatField(averaged, free=list(starts), inputs=inputs)
     y0 = first.state(torch.stack(values, -1).to(first.initial))
@@ -198,12 +200,9 @@ def averaging(
     ]
     rates = np.array(sorted(full))
     stacked = {name: np.stack([run[name].numpy() for run in runs]) for name in own}
-    gaps = sum(
-        (stacked[name] - reference[name].numpy()).reshape(len(rates), times, len(values[0]), -1) ** 2
-        @ np.ones(math.prod(own[name].shape))
-        for name in own
-    )
-    distance: Array = np.sqrt(np.asarray(gaps))
+    shape = (len(rates), times, len(values[0]), -1)
+    gaps = [(stacked[name] - reference[name].numpy()).reshape(shape) for name in own]
+    distance: Array = np.linalg.norm(np.concatenate(gaps, -1), axis=-1)
     largest = distance.max(1)
     coords = {
         "rate": ("rate", rates, {"units": "1", "long_name": "learning rate"}),
@@ -290,7 +289,7 @@ def portraits_along(
 
     check_ranges(ranges, most=2)
     numbers = [float(value) for value in values]
-    if len(numbers) < 2 or any(b <= a for a, b in zip(numbers, numbers[1:], strict=False)):
+    if len(numbers) < 2 or any(b <= a for a, b in itertools.pairwise(numbers)):
         raise ValueError(f"values must be two or more numbers that increase; got {list(values)}")
     source = any(parameter == own.name for own in system.sources)
     name = parameter.partition("[")[0].replace("_", " ")

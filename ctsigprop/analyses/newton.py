@@ -76,6 +76,8 @@ def find_roots(
 
 def _shares(n: int, count: int, seed: int) -> Array:
     """Return a grid of half the points or less, off the edges, and random ones for the rest."""
+    if not n:
+        return np.zeros((1, 0))
     side = max(int((count / 2) ** (1 / n) + 1e-9), 1)
     axis = (np.arange(side) + 0.5) / side
     grid = np.stack(np.meshgrid(*[axis] * n, indexing="ij"), -1).reshape(-1, n)

@@ -12,7 +12,9 @@ from ctsigprop.analyses.plots.comparison import plot_comparison
 from ctsigprop.analyses.plots.cost import plot_cost
 from ctsigprop.analyses.plots.courses import plot_time_courses
 from ctsigprop.analyses.plots.delay import plot_delay
+from ctsigprop.analyses.plots.fast_slow import plot_fast_slow
 from ctsigprop.analyses.plots.learning import plot_learning, plot_weights
+from ctsigprop.analyses.plots.learning_portraits import plot_learning_portraits
 from ctsigprop.analyses.plots.look import style
 from ctsigprop.analyses.plots.lyapunov import plot_lyapunov
 from ctsigprop.analyses.plots.measures import plot_energy, plot_robustness, plot_similarity
@@ -36,8 +38,10 @@ __all__ = [
     "plot_cycles",
     "plot_delay",
     "plot_energy",
+    "plot_fast_slow",
     "plot_frequencies",
     "plot_learning",
+    "plot_learning_portraits",
     "plot_locality",
     "plot_lyapunov",
     "plot_needs",

@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from xarray import DataArray, Dataset, DataTree
 
-__all__ = ["plot_bifurcation_curves", "plot_bifurcations", "plot_cycles", "plot_frequencies"]
+__all__ = [
+    "draw_bifurcations",
+    "heights_of",
+    "name_bifurcations",
+    "plot_bifurcation_curves",
+    "plot_bifurcations",
+    "plot_cycles",
+    "plot_frequencies",
+    "stretches",
+]
 
 GREEN = PALETTE[2]
 SHORT = {
@@ -111,7 +120,7 @@ def plot_bifurcations(tree: DataTree, variable: str | None = None) -> Figure:
         flags = branches["stability"].values
         # a located point is marginal: its segments are as their other ends are
         unsteady = np.isin(flags, [verdicts.index(v) for v in ("unstable", "saddle")])
-        for rows, unstable in _pieces(branches["branch"].values, unsteady):
+        for rows, unstable in stretches(branches["branch"].values, unsteady):
             top.plot(
                 branches[p][rows],
                 values[rows],
@@ -122,14 +131,14 @@ def plot_bifurcations(tree: DataTree, variable: str | None = None) -> Figure:
             )
         if rings is not None:
             _draw_cycles(top, panels[1], rings, p, component)
-        heights = _heights(points, rings, p, component)
-        _draw_points(top, points, p, heights)
+        heights = heights_of(points, rings, p, component)
+        draw_bifurcations(top, points, p, heights)
         top.set_ylabel(label(branches[component.partition("[")[0]], math_name(shown)))
         panels[-1].set_xlabel(label(branches[p]))
         low, high = tree.attrs["bounds"]
         top.set_xlim(low, high)
         top.margins(y=0.08)
-        _name_points(top, points, p)
+        name_bifurcations(top, points, p)
         figure.suptitle(tree.attrs["title"], fontsize=10)
         handles, labels = top.get_legend_handles_labels()
         once = dict(zip(labels, handles, strict=True))
@@ -224,7 +233,7 @@ def plot_frequencies(trees: Mapping[str, DataTree]) -> Figure:
             rings, p = tree["cycles"].to_dataset(), str(tree.attrs["parameter"])
             unit = rings["period"].attrs["units"]
             factor = {"ms": 1e3, "s": 1.0}.get(unit, 1.0)
-            for rows, unstable in _pieces(rings["branch"].values, rings["stability"].values):
+            for rows, unstable in stretches(rings["branch"].values, rings["stability"].values):
                 text = f"{name}, {'unstable' if unstable else 'stable'}"
                 ax.plot(
                     rings[p][rows],
@@ -277,7 +286,7 @@ def plot_bifurcation_curves(tree: DataTree) -> Figure:
         ax = figure.add_subplot()
         flags = curves["kind"].values.astype(int)
         rising = (flags == kinds.index("hopf")) & (curves["coefficient"].values > 0)
-        for rows, flag in _pieces(curves["curve"].values, flags + len(kinds) * rising):
+        for rows, flag in stretches(curves["curve"].values, flags + len(kinds) * rising):
             name = "subcritical" if flag >= len(kinds) else kinds[int(flag)]
             colour, dash, text = looks[name]
             ax.plot(curves[x][rows], curves[y][rows], color=colour, ls=dash, label=text)
@@ -322,7 +331,7 @@ def _same(name: str, symbol: str) -> bool:
     return symbol in (plain, f"{plain}_parameter")
 
 
-def _pieces(branch: Any, state: Any) -> Iterator[tuple[Any, Any]]:
+def stretches(branch: Any, state: Any) -> Iterator[tuple[Any, Any]]:
     """Yield the rows of each stretch of one branch whose segments have one state.
 
     A segment has the larger state of its two ends.
@@ -342,7 +351,7 @@ def _pieces(branch: Any, state: Any) -> Iterator[tuple[Any, Any]]:
 def _draw_cycles(top: Axes, below: Axes, rings: Dataset, p: str, component: str) -> None:
     unstable = rings["stability"].values != 0
     variable, _, index = component.partition("[")
-    for rows, dashed in _pieces(rings["branch"].values, unstable):
+    for rows, dashed in stretches(rings["branch"].values, unstable):
         look: Any = {
             "color": GREEN,
             "ls": "--" if dashed else "-",
@@ -359,7 +368,7 @@ def _draw_cycles(top: Axes, below: Axes, rings: Dataset, p: str, component: str)
         below.set_yscale("log")
 
 
-def _heights(points: Dataset, rings: Dataset | None, p: str, component: str) -> list[list[float]]:
+def heights_of(points: Dataset, rings: Dataset | None, p: str, component: str) -> list[list[float]]:
     """Return where each bifurcation is drawn: at its equilibrium, or at the nearest cycle."""
     own = _component(points, component, "bifurcation")
     variable, _, index = component.partition("[")
@@ -376,7 +385,9 @@ def _heights(points: Dataset, rings: Dataset | None, p: str, component: str) -> 
     return found
 
 
-def _draw_points(ax: Axes, points: Dataset, p: str, heights: list[list[float]]) -> None:
+def draw_bifurcations(ax: Axes, points: Dataset, p: str, heights: list[list[float]]) -> None:
+    """Draw what was located into axes, by its kind; open markers are subcritical."""
+    """Draw what was located into axes: its marker by kind, open where it is subcritical."""
     kinds = points["kind"].attrs["flag_meanings"].split()
     verdicts = points["criticality"].attrs["flag_meanings"].split()
     for k, where in enumerate(heights):
@@ -398,7 +409,7 @@ def _draw_points(ax: Axes, points: Dataset, p: str, heights: list[list[float]]) 
         )
 
 
-def _name_points(ax: Axes, points: Dataset, p: str) -> None:
+def name_bifurcations(ax: Axes, points: Dataset, p: str) -> None:
     """Write the letters of the points above the axes; those of near neighbours together."""
     kinds = points["kind"].attrs["flag_meanings"].split()
     low, high = ax.get_xlim()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from xarray import Dataset, DataTree
 
-__all__ = ["plot_portrait"]
+__all__ = ["component", "draw_points", "draw_portrait", "plot_portrait"]
 
 LIGHT_GREY = "#C8C8C8"
 MARKERS = {"node": "s", "focus": "o", "star": "*", "improper_node": "p"}
@@ -65,7 +65,7 @@ def plot_portrait(tree: DataTree) -> Figure:
         for ax, panel in zip(
             figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
         ):
-            _draw_panel(ax, panel)
+            draw_portrait(ax, panel)
             handles, labels = ax.get_legend_handles_labels()
             shown |= dict(zip(labels, handles, strict=True))
         figure.legend(
@@ -77,7 +77,8 @@ def plot_portrait(tree: DataTree) -> Figure:
     return figure
 
 
-def _draw_panel(ax: Axes, tree: DataTree) -> None:
+def draw_portrait(ax: Axes, tree: DataTree) -> None:
+    """Draw one portrait into axes."""
     field = tree["vector_field"].to_dataset()
     components = list(tree.attrs["components"])
     x = tree.attrs["axes"][0]

@@ -41,9 +41,6 @@ class FixedStep(Solver):
         The longest step, in the system's time unit.
     max_steps : int, optional
         The most steps of a run.
-    low_rank : bool, optional
-        Whether large weights are stepped by their factors, as in `Tsit5`.
-
     Raises
     ------
     ValueError
@@ -52,17 +49,34 @@ class FixedStep(Solver):
 
     dt: float
     max_steps: int = 100_000
-    low_rank: bool = True
 
     events: ClassVar[bool] = True
     delays: ClassVar[bool] = True
     ragged: ClassVar[bool] = True
     interpolates: ClassVar[bool] = True
-    tableau: ClassVar[Tableau]
 
     def __post_init__(self) -> None:
         check_positive("dt", self.dt)
         check_max_steps(self.max_steps)
+
+
+@dataclass(frozen=True)
+class FixedRungeKutta(FixedStep):
+    """A Runge-Kutta method of fixed step.
+
+    Options and errors are those of `FixedStep`, and one more.
+
+    Parameters
+    ----------
+    dt, max_steps : float, int
+        As in `FixedStep`.
+    low_rank : bool, optional
+        Whether large weights are stepped by their factors, as in `Tsit5`.
+    """
+
+    low_rank: bool = True
+
+    tableau: ClassVar[Tableau]
 
     def integrate(self, problem: Problem) -> Callable[[Tensor], State] | None:
         """Fill ``problem.recorder``; return the interpolant where one was asked for."""
@@ -71,10 +85,10 @@ class FixedStep(Solver):
 
 @final
 @dataclass(frozen=True)
-class Euler(FixedStep):
+class Euler(FixedRungeKutta):
     """The explicit Euler method, order 1: y_1 = y + h f(t, y).
 
-    Options and errors are those of `FixedStep`.
+    Options and errors are those of `FixedRungeKutta`.
 
     Examples
     --------
@@ -87,7 +101,7 @@ class Euler(FixedStep):
 
 @final
 @dataclass(frozen=True)
-class Midpoint(FixedStep):
+class Midpoint(FixedRungeKutta):
     """The midpoint rule of Runge, order 2: y_1 = y + h f(t + h/2, y + h/2 f(t, y)).
 
     Options and errors are those of `FixedStep`.
@@ -103,7 +117,7 @@ class Midpoint(FixedStep):
 
 @final
 @dataclass(frozen=True)
-class Heun(FixedStep):
+class Heun(FixedRungeKutta):
     """The trapezoid of Heun, order 2: y_1 = y + h/2 (k_1 + k_2), k_2 = f(t + h, y + h k_1).
 
     Options and errors are those of `FixedStep`.
@@ -119,7 +133,7 @@ class Heun(FixedStep):
 
 @final
 @dataclass(frozen=True)
-class RK4(FixedStep):
+class RK4(FixedRungeKutta):
     """The classical Runge-Kutta method, order 4.
 
     Options and errors are those of `FixedStep`.

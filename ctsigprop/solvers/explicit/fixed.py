@@ -41,6 +41,7 @@ class FixedStep(Solver):
         The longest step, in the system's time unit.
     max_steps : int, optional
         The most steps of a run.
+
     Raises
     ------
     ValueError
@@ -104,7 +105,7 @@ class Euler(FixedRungeKutta):
 class Midpoint(FixedRungeKutta):
     """The midpoint rule of Runge, order 2: y_1 = y + h f(t + h/2, y + h/2 f(t, y)).
 
-    Options and errors are those of `FixedStep`.
+    Options and errors are those of `FixedRungeKutta`.
 
     Examples
     --------
@@ -120,7 +121,7 @@ class Midpoint(FixedRungeKutta):
 class Heun(FixedRungeKutta):
     """The trapezoid of Heun, order 2: y_1 = y + h/2 (k_1 + k_2), k_2 = f(t + h, y + h k_1).
 
-    Options and errors are those of `FixedStep`.
+    Options and errors are those of `FixedRungeKutta`.
 
     Examples
     --------
@@ -136,7 +137,7 @@ class Heun(FixedRungeKutta):
 class RK4(FixedRungeKutta):
     """The classical Runge-Kutta method, order 4.
 
-    Options and errors are those of `FixedStep`.
+    Options and errors are those of `FixedRungeKutta`.
 
     Examples
     --------

@@ -66,6 +66,15 @@ RULES = {
         0,
         lambda s: {"w": 0.3 * (2 - s["y"])[:, None] * s["w"]},
     ),
+    "subtractive_hebb": (
+        ct.subtractive_hebb(0.3, decay=0.2, rest=0.4, mean="e"),
+        (),
+        None,
+        lambda s: {
+            "w": 0.3 * s["w"] * (1 - s["w"]) * np.outer(s["y"], s["x"] - s["m"])
+            + 0.2 * (0.4 - s["w"])
+        },
+    ),
     "weight_decay": (ct.weight_decay(0.3), (), 0, lambda s: {"w": -0.3 * s["w"]}),
     "differential_hebb": (
         ct.differential_hebb(0.3),

@@ -81,3 +81,26 @@ def test_unknown_rules_are_refused() -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert "unknown rule 'sigprp' on digits; accepted: " in done.stderr
+
+
+def test_dynamics_without_peers_times_what_is_here(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from benchmarks import dynamics;"
+        f"dynamics.RESULTS = Path({str(tmp_path)!r}); sys.exit(dynamics.main(sys.argv[1:]))"
+    )
+    options = ["--rounds", "1", "--tasks", "fitzhugh_nagumo", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *options], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[:2] == [
+        f"{peer} is skipped: no --peers PYTHON was given" for peer in ("PyCont-Lite", "BrainPy")
+    ]
+    (row,) = json.loads(lines[-1])
+    assert json.loads((tmp_path / "dynamics.json").read_text()) == [row]
+    assert (row["task"], row["contestant"]) == ("fitzhugh_nagumo", "ctsigprop")
+    assert row["hopf_error"] < 1e-9
+    assert row["cpu_seconds"] > 0
+    assert (row["spread"], row["ratio"], row["rounds"]) == (0, 1, 1)
+    assert {"version", "settings", "first_cpu_seconds", "note"} <= row.keys()

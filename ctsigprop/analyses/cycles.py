@@ -150,9 +150,7 @@ def _column(state: Mapping[str, Tensor], name: str) -> Array:
     return column
 
 
-def _recurrence(
-    field: FlatField, y0: Tensor, duration: float | None
-) -> tuple[Cycle, Array, float]:
+def _recurrence(field: FlatField, y0: Tensor, duration: float | None) -> tuple[Cycle, Array, float]:
     """Return one turn of the orbit as a first guess, the size of each component, and the gap."""
     from scipy.integrate import solve_ivp
 
@@ -194,12 +192,21 @@ def _recurrence(
 
 
 def _turn(times: Array, orbit: Array, reach: Array) -> tuple[Cycle, Array, float] | None:
-    """Return the last turn of an orbit between crossings of the mean of its liveliest component."""
+    """Return the last turn of an orbit between crossings of the mean of a lively component."""
     size = np.ptp(orbit, axis=0)
-    if (size <= STILL * reach).all():
-        return None
+    lively = size / reach
     size = np.maximum(size, 1e-6 * size.max())
-    k = int((size / reach).argmax())
+    for k in np.argsort(-lively):
+        found = _between_crossings(times, orbit, size, k) if lively[k] > STILL else None
+        if found is not None:
+            return found
+    return None
+
+
+def _between_crossings(
+    times: Array, orbit: Array, size: Array, k: int
+) -> tuple[Cycle, Array, float] | None:
+    """Return the last turn between crossings of the middle of component k, if it closes."""
     level = orbit[:, k] - (orbit[:, k].max() + orbit[:, k].min()) / 2
     up = np.flatnonzero((level[:-1] < 0) & (level[1:] >= 0))
     if len(up) < 2:

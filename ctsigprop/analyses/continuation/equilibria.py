@@ -276,14 +276,13 @@ def _between(
         kind = "branch point"
     elif not turned and not crossed and change == 2:
         kind = "hopf"
-    if kind:
-        found = _locate(curve, a, b, kind)
-        if found is not None:
-            yield found
-            return
+    found = _locate(curve, a, b, kind) if kind else None
+    if found is not None and not (turned and found.kind == "transcritical"):
+        yield found
+        return
     chord = (b.u - a.u) / curve.scale
     length = np.linalg.norm(chord)
-    if length > FINEST:
+    if length > FINEST:  # several things, such as a fold beside a transcritical point
         try:
             middle, _ = onto(curve, (a.u + b.u) / 2, chord / length)
         except LostError:
@@ -292,7 +291,9 @@ def _between(
         yield from _between(curve, a, middle, at_a, inside)
         yield from _between(curve, middle, b, inside, at_b)
         return
-    if change:
+    if found is not None:
+        yield found
+    elif change:
         values = eigenvalues(curve, [a])[0]
         test = float(np.abs(values.real).min())
         yield Located("degenerate", a.u, a.A[:, :-1], a.residual, test)

@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
         print(f"{name}: {findings(trees[name])}")
         picture = f"neuron_{name.replace(' ', '_')}.png"
         plot_bifurcations(trees[name]).savefig(folder / picture)
-    both = xr.DataTree.from_dict({name.replace(" ", "_"): tree for name, tree in trees.items()})
+    both = xr.DataTree.from_dict(dict(zip(("class_1", "class_2"), trees.values(), strict=True)))
     both.attrs = trees["class I"].attrs | {"title": "Morris-Lecar neurons of class I and II"}
     ct.save(both, folder / "neuron_classes.zarr", overwrite=True)
     plot_frequencies(trees).savefig(folder / "neuron_classes.png")

@@ -1,12 +1,12 @@
-"""``python -m benchmarks learning``, ``step``, ``dynamics``: a command for each table."""
+"""``python -m benchmarks learning``, ``step``, ``dynamics``, ``W1``: a command for each table."""
 
 from __future__ import annotations
 
 import sys
 
-from benchmarks import dynamics, learning, step
+from benchmarks import dynamics, learning, step, works
 
-TABLES = {"learning": learning.main, "step": step.main, "dynamics": dynamics.main}
+TABLES = {"learning": learning.main, "step": step.main, "dynamics": dynamics.main, "W1": works.main}
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in TABLES:

@@ -25,7 +25,7 @@ from ctsigprop.solvers.explicit.tableaus import Tableau
 
 __all__ = ["Structured", "StructuredControl", "StructuredSteps", "structured"]
 
-SMALLEST = 4096
+SMALLEST = 30_000
 """Weights fewer than this are stepped as they are: there the bookkeeping costs more."""
 
 COLUMNS = 14

@@ -16,7 +16,14 @@ from ctsigprop.analyses.bifurcations import (
     shown_number,
     symbol_of,
 )
-from ctsigprop.analyses.continuation.curve import LostError, Point, StepControl, follow, onto
+from ctsigprop.analyses.continuation.curve import (
+    LostError,
+    Point,
+    StepControl,
+    crossing,
+    follow,
+    onto,
+)
 from ctsigprop.analyses.continuation.defining import Defining, Folding, Oscillating
 from ctsigprop.analyses.continuation.equilibria import Located, Region
 from ctsigprop.analyses.continuation.normal_forms import (
@@ -248,14 +255,8 @@ class _Curve:
         beyond = (b < self.box[:, 0]) | (b > self.box[:, 1])
         shares = np.where(beyond, (ends - a) / np.where(b == a, 1.0, b - a), 1.0)
         k = int(shares.argmin())
-        guess = inside.u + shares[k] * (outside.u - inside.u)
-        guess[k - 2] = ends[k]
-        across = np.zeros(len(guess))
-        across[k - 2] = 1.0
-        try:
-            return [self._spot(system, onto(system, guess, across)[0])]
-        except LostError:
-            return []
+        edge = crossing(system, inside, outside, float(ends[k]), k - 2)
+        return [] if edge is None else [self._spot(system, edge)]
 
     def _closed(self, spots: list[_Spot]) -> bool:
         gaps = [np.linalg.norm((spot.u - spots[0].u) / self.scale) for spot in spots]

@@ -537,7 +537,7 @@ def test_wilson_and_cowan_by_other_means() -> None:
         def defining(z: np.ndarray, test: Callable[..., Any] = tests[kind]) -> list[float]:
             return [*net(z[:2], z[2]), float(test(slope(z[:2], z[2])))]
 
-        exact = fsolve(defining, np.array(here) + 1e-3, xtol=1e-13)
+        exact = fsolve(defining, np.array(here) + 1e-3, xtol=1e-10)
         np.testing.assert_allclose(here, exact, rtol=1e-7)
 
 

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Curve", "LostError", "Point", "StepControl", "follow", "newton", "onto"]
+__all__ = [
+    "Curve",
+    "LostError",
+    "Point",
+    "StepControl",
+    "advance",
+    "crossing",
+    "follow",
+    "newton",
+    "onto",
+]
 
 Array = NDArray[np.float64]
 
@@ -134,31 +144,54 @@ def onto(
     raise LostError
 
 
-def follow(curve: Curve, start: Point, control: StepControl) -> Iterator[Point]:
-    """Yield the points of a curve from one of them on, along its tangent.
+def advance(curve: Curve, here: Point, length: float, control: StepControl) -> tuple[Point, float]:
+    """Return the next point along the tangent, and the length of the step after it.
 
-    Pseudo-arclength: a step along the tangent, then Newton's method across it. A step that does
-    not converge, or turns too far, is made again with half the length; quick ones lengthen the
-    next. It ends with `LostError` where the smallest step fails, and after the most steps.
+    A step that does not converge, or turns too far, is made again with half the length; quick
+    ones lengthen the next. `LostError` where the smallest step fails.
+    """
+    while True:
+        guess = here.u + length * here.tangent * curve.scale
+        try:
+            there, iterations = onto(curve, guess, here.tangent, step=length)
+        except LostError:
+            iterations = 0
+        if iterations and here.tangent @ there.tangent > np.cos(control.turn):
+            break
+        if length <= control.smallest:
+            raise LostError
+        length = max(length / 2, control.smallest)
+    growth = 1.4 if iterations <= 3 else 1.0 if iterations <= 5 else 0.7
+    return there, min(max(length * growth, control.smallest), control.largest)
+
+
+def follow(curve: Curve, start: Point, control: StepControl) -> Iterator[Point]:
+    """Yield the points of a curve from one of them on, along its tangent, up to the most steps.
+
+    Pseudo-arclength: a step along the tangent, then Newton's method across it.
     """
     here, length = start, control.first
     for _ in range(control.most):
-        while True:
-            guess = here.u + length * here.tangent * curve.scale
-            try:
-                there, iterations = onto(curve, guess, here.tangent, step=length)
-            except LostError:
-                iterations = 0
-            if iterations and here.tangent @ there.tangent > np.cos(control.turn):
-                break
-            if length <= control.smallest:
-                raise LostError
-            length = max(length / 2, control.smallest)
-        yield there
-        here = there
-        length = min(length * (1.5 if iterations <= 3 else 1.0), control.largest)
-        if iterations > 5:
-            length = max(length / 1.5, control.smallest)
+        here, length = advance(curve, here, length, control)
+        yield here
+
+
+def crossing(
+    curve: Curve, inside: Point, outside: Point, value: float, k: int = -1
+) -> Point | None:
+    """Return the point between two at which unknown `k` has a value; None if there is none."""
+    a, b = inside.u[k], outside.u[k]
+    if abs(a - value) < 1e-9 * curve.scale[k]:  # it has come there already
+        return None
+    guess = inside.u + (value - a) / (b - a) * (outside.u - inside.u)
+    guess[k] = value
+    across = np.zeros(len(guess))
+    across[k] = 1.0
+    try:
+        point, _ = onto(curve, guess, across)
+    except LostError:
+        return None
+    return replace(point, tangent=point.tangent * np.sign(point.tangent @ inside.tangent))
 
 
 def _last(size: int) -> Array:

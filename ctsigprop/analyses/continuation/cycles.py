@@ -16,7 +16,15 @@ from ctsigprop.analyses.continuation.collocation import (
     multipliers,
     remeshed,
 )
-from ctsigprop.analyses.continuation.curve import LostError, Point, StepControl, newton, onto
+from ctsigprop.analyses.continuation.curve import (
+    LostError,
+    Point,
+    StepControl,
+    advance,
+    crossing,
+    newton,
+    onto,
+)
 from ctsigprop.analyses.continuation.defining import Equilibria, Folding
 from ctsigprop.analyses.continuation.equilibria import Located, Region
 from ctsigprop.analyses.parametric import ParametricField
@@ -280,7 +288,7 @@ class _Walk:
                     curve, here = self._remesh(curve, here)
                 else:
                     curve, here = self._rephased(curve, here)
-                there, length = self._step(curve, here, length)
+                there, length = advance(curve, here, length, self.control)
             except LostError:
                 end = "lost"
                 break
@@ -292,8 +300,9 @@ class _Walk:
                 end = born
                 break
             if not self.region.low <= there.u[-1] <= self.region.high:
-                edge = self._edge(curve, here, there)
-                orbits += [] if edge is None else [edge]
+                low, high = self.region.low, self.region.high
+                edge = crossing(curve, here, there, low if there.u[-1] < low else high)
+                orbits += [] if edge is None else [_orbit(curve, edge, self.size)]
                 end = "range"
                 break
             if not all(map(self.region.holds, orbit.cycle.extremes())):
@@ -316,23 +325,6 @@ class _Walk:
                 break
         return CycleBranch(orbits, (born, end), events)
 
-    def _step(self, curve: Cycles, here: Point, length: float) -> tuple[Point, float]:
-        """Return the next point, and the length of the step after it."""
-        control = self.control
-        while True:
-            guess = here.u + length * here.tangent * curve.scale
-            try:
-                there, iterations = onto(curve, guess, here.tangent, step=length)
-            except LostError:
-                iterations = 0
-            if iterations and here.tangent @ there.tangent > np.cos(control.turn):
-                break
-            if length <= control.smallest:
-                raise LostError
-            length = max(length / 2, control.smallest)
-        growth = 1.4 if iterations <= 3 else 1.0 if iterations <= 5 else 0.7
-        return there, min(max(length * growth, control.smallest), control.largest)
-
     def _rephased(self, curve: Cycles, here: Point) -> tuple[Cycles, Point]:
         """Return the same point with itself as the reference of the phase."""
         renewed = Cycles(self.family, curve.cycle(here.u), self.size, self.width)
@@ -354,22 +346,6 @@ class _Walk:
         tangent /= np.linalg.norm(tangent)
         point, _ = onto(renewed, renewed.pack(moved), tangent, step=here.step)
         return renewed, point
-
-    def _edge(self, curve: Cycles, inside: Point, outside: Point) -> Orbit | None:
-        """Return the cycle at the end of the range."""
-        low, high = self.region.low, self.region.high
-        p = low if outside.u[-1] < low else high
-        share = (p - inside.u[-1]) / (outside.u[-1] - inside.u[-1])
-        guess = inside.u + share * (outside.u - inside.u)
-        guess[-1] = p
-        across = np.zeros(len(guess))
-        across[-1] = 1.0
-        try:
-            edge, _ = onto(curve, guess, across)
-        except LostError:
-            return None
-        sign = np.sign(edge.tangent @ inside.tangent)
-        return _orbit(curve, replace(edge, tangent=edge.tangent * sign), self.size)
 
     def _closed(self, orbits: list[Orbit], length: float) -> bool:
         """Tell whether the branch has come back to its first cycle."""

@@ -13,6 +13,7 @@ from ctsigprop.analyses.continuation.curve import (
     LostError,
     Point,
     StepControl,
+    crossing,
     follow,
     newton,
     onto,
@@ -200,7 +201,7 @@ def _walk(
             p = point.u[-1]
             if not region.low <= p <= region.high:
                 last = found[-1] if found else start
-                edge = _edge(curve, last, point, region.low if p < region.low else region.high)
+                edge = crossing(curve, last, point, region.low if p < region.low else region.high)
                 return found + ([edge] if edge is not None else []), "range"
             if not region.holds(point.u[:-1]):
                 return found, "bounds"
@@ -212,22 +213,6 @@ def _walk(
     except LostError:
         return found, "lost"
     return found, "steps"
-
-
-def _edge(curve: Equilibria, inside: Point, outside: Point, p: float) -> Point | None:
-    """Return the point of the branch at the end of the range, unless it has come there already."""
-    if abs(inside.u[-1] - p) < 1e-9 * curve.scale[-1]:
-        return None
-    share = (p - inside.u[-1]) / (outside.u[-1] - inside.u[-1])
-    guess = inside.u + share * (outside.u - inside.u)
-    guess[-1] = p
-    across = np.zeros(len(guess))
-    across[-1] = 1.0
-    try:
-        edge, _ = onto(curve, guess, across)
-    except LostError:
-        return None
-    return replace(edge, tangent=edge.tangent * np.sign(edge.tangent @ inside.tangent))
 
 
 @final

@@ -87,7 +87,7 @@ class Embedded(Solver):
         """Fill ``problem.recorder``; return the interpolant where one was asked for."""
         if self.dt is not None:
             return run_fixed(problem, self.tableau, self.dt, self.max_steps, self.low_rank)
-        lazy = structured(problem, self.tableau) if self.low_rank else None
+        lazy = structured(problem, self.tableau, measured=True) if self.low_rank else None
         if lazy is not None:
             self._run_structured(lazy)
             return None

@@ -189,7 +189,8 @@ def run_fixed(
     problem: Problem, tableau: Tableau, dt: float, max_steps: int, low_rank: bool = True
 ) -> Callable[[Tensor], State] | None:
     """Integrate with a Runge-Kutta method in fixed steps."""
-    lazy = structured(problem, tableau) if low_rank and _plain(problem) else None
+    pays = low_rank and _plain(problem)
+    lazy = structured(problem, tableau, measured=False) if pays else None
     if lazy is not None:
         method = StructuredSteps(tableau, lazy.problem.layout.pack(lazy.problem.y0), lazy)
         return _march(lazy.problem, method, dt, max_steps)

@@ -35,8 +35,11 @@ CANCELLED = 1e-11
 """A norm below this share of its terms is summed entry by entry."""
 
 
-def structured(problem: Problem, tableau: Tableau) -> Structured | None:
-    """Return the problem in coordinates of its weights, if it is one for which that pays."""
+def structured(problem: Problem, tableau: Tableau, *, measured: bool) -> Structured | None:
+    """Return the problem in coordinates of its weights, if it is one for which that pays.
+
+    `measured` says whether norms of the weights will be asked for.
+    """
     layout, system = problem.layout, problem.system
     if torch.is_grad_enabled() or problem.events or problem.dense:
         return None
@@ -58,7 +61,8 @@ def structured(problem: Problem, tableau: Tableau) -> Structured | None:
         stages = tableau.closed().stages
         if 2 * rank * stages > min(w.shape):  # no longer low
             return None
-        weights.append(_Weights(name, w, products[1] != "column", rank, stages))
+        by_row = products[1] != "column"
+        weights.append(_Weights(name, w, by_row, rank, stages, measured))
     return Structured(problem, weights) if weights else None
 
 
@@ -66,7 +70,10 @@ def structured(problem: Problem, tableau: Tableau) -> Structured | None:
 class _Weights:
     """One matrix of weights: what the step began with, and the columns gathered since."""
 
-    def __init__(self, name: str, w: Tensor, by_row: bool, rank: int, stages: int) -> None:
+    def __init__(
+        self, name: str, w: Tensor, by_row: bool, rank: int, stages: int, measured: bool
+    ) -> None:
+        self.measured = measured
         self.name, self.base, self.by_row, self.rank = name, w.clone(), by_row, rank
         self.moving, self.fixed = w.shape if by_row else w.shape[::-1]
         steps = max(1, (COLUMNS // rank - 1) // (stages - 1))
@@ -75,7 +82,7 @@ class _Weights:
         self.F = w.new_zeros(self.fixed, self.columns)
         self.through = w.new_zeros(self.moving, self.columns)  # W_0 F, or its transpose
         self.gram = w.new_zeros(self.columns, self.columns)
-        self.square = self._squares()
+        self.square = self._squares() if measured else w.new_zeros(self.moving)
         self.latest: Factors | None = None
 
     def _squares(self) -> Tensor:
@@ -106,9 +113,11 @@ class _Weights:
             still = torch.cat(pres if self.by_row else posts, dim=1)
             self.F[:, part] = still
             slope[:, part] = torch.cat(posts if self.by_row else pres, dim=1)
-            self.through[:, part] = self._product(still, factors, lazy)
-        self.gram[:, part] = self.F.T @ self.F[:, part]
-        self.gram[part] = self.gram[:, part].T
+            if self.measured:
+                self.through[:, part] = self._product(still, factors, lazy)
+        if self.measured:
+            self.gram[:, part] = self.F.T @ self.F[:, part]
+            self.gram[part] = self.gram[:, part].T
         if factors is not None and factors.decay is not None:
             speed = factors.decay * lazy.d
             decay = factors.decay if factors.decay.dim() == 0 else factors.decay[:, None]
@@ -146,6 +155,8 @@ class _Weights:
         first = self.F[:, part].clone()
         self.F.zero_()
         self.F[:, : self.rank] = first
+        if not self.measured:
+            return
         self.through.zero_()
         matrix = self.base if self.by_row else self.base.T
         self.through[:, : self.rank] = matrix @ first

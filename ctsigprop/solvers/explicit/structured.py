@@ -31,7 +31,7 @@ SMALLEST = 30_000
 COLUMNS = 14
 """How many columns are gathered before W_0 is written, at least those of one step."""
 
-CANCELLED = 1e-11
+CANCELLED = 1e-10
 """A norm below this share of its terms is summed entry by entry."""
 
 

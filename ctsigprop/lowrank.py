@@ -16,7 +16,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-__all__ = ["Factors", "LowRank"]
+__all__ = ["Alike", "Factors", "LowRank", "Products"]
+
+REMEMBERED = 4
+"""How many products with W_0 are kept."""
 
 
 @final
@@ -49,49 +52,79 @@ class Factors:
 
 
 @final
-class LowRank:
-    """W = diag(d) W_0 + M Fᵀ, or W_0 diag(d) + F Mᵀ, as far as neurons and rules need it.
+class Products:
+    """W_0 x for some x, remembered: plasticity asks for what the neurons have asked for.
+
+    And a held input asks for the same product in every stage.
 
     Parameters
     ----------
     base : Tensor
         W_0, ``(post, pre)``.
+    """
+
+    def __init__(self, base: Tensor) -> None:
+        self.base = base
+        self.known: list[tuple[Alike, Tensor]] = []
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return W_0 x for activities ``(pre,)`` or ``(batch, pre)``."""
+        for k, (known, product) in enumerate(self.known):
+            if known.same(x, k == 0):
+                return product
+        product = torch.mv(self.base, x) if x.dim() == 1 else x @ self.base.T
+        self.known = [(Alike(x), product), *self.known[: REMEMBERED - 1]]
+        return product
+
+
+@final
+class Alike:
+    """A tensor's values, and where they lay, to be found again without looking at all of them."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.place, self.values = values.data_ptr(), values.clone()
+
+    def same(self, other: Tensor, elsewhere: bool) -> bool:
+        """Say whether another tensor has these values; by default only one in their old place."""
+        near = elsewhere or other.data_ptr() == self.place
+        return near and torch.equal(self.values, other)
+
+
+@final
+class LowRank:
+    """W = diag(d) W_0 + M Fᵀ, or W_0 diag(d) + F Mᵀ, as far as neurons and rules need it.
+
+    Parameters
+    ----------
+    through : Products
+        W_0 times activities.
     by_row : bool
         Whether d scales the rows.
-    d : Tensor or None
-        ``(post,)`` or ``(pre,)``; None is one.
+    d : Tensor
+        ``(post,)`` or ``(pre,)``.
     M, F : Tensor
         What moves, on the side of d, ``(post or pre, rank)``; and what stays, on the other.
     """
 
-    def __init__(self, base: Tensor, by_row: bool, d: Tensor | None, M: Tensor, F: Tensor) -> None:
-        self.base, self.by_row, self.d, self.M, self.F = base, by_row, d, M, F
-        self.products: list[tuple[Tensor, Tensor]] = []
+    def __init__(self, through: Products, by_row: bool, d: Tensor, M: Tensor, F: Tensor) -> None:
+        self.through, self.by_row, self.d, self.M, self.F = through, by_row, d, M, F
 
     @property
     def dtype(self) -> torch.dtype:
         """The type of the numbers."""
-        return self.base.dtype
+        return self.M.dtype
 
     @property
     def device(self) -> torch.device:
         """Where the numbers are."""
-        return self.base.device
+        return self.M.device
+
+    def new_full(self, size: tuple[int, ...], value: float) -> Tensor:
+        """Return a tensor of one value, in the type of the weights."""
+        return self.M.new_full(size, value)
 
     def apply(self, x: Tensor) -> Tensor:
         """Return W x for activities ``(pre,)`` or ``(batch, pre)``."""
         if self.by_row:
-            through = self.through(x)
-            scaled = through if self.d is None else through * self.d
-            return scaled + (x @ self.F) @ self.M.T
-        scaled = x if self.d is None else x * self.d
-        return self.through(scaled) + (x @ self.M) @ self.F.T
-
-    def through(self, x: Tensor) -> Tensor:
-        """Return W_0 x, remembered: plasticity often asks for what the neurons have asked for."""
-        for known, product in self.products:
-            if known is x or (known.shape == x.shape and known.data_ptr() == x.data_ptr()):
-                return product
-        product = torch.mv(self.base, x) if x.dim() == 1 else x @ self.base.T
-        self.products.append((x, product))
-        return product
+            return self.through(x) * self.d + (x @ self.F) @ self.M.T
+        return self.through(x * self.d) + (x @ self.M) @ self.F.T

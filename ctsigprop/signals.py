@@ -88,7 +88,26 @@ class Constant(Signal):
         return self.value
 
 
-class Held(Signal):
+class _Tabulated(Signal):
+    """Values at times."""
+
+    times: Tensor
+    values: Tensor
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        # times stay float64: a float32 clock moves the jumps
+        times = self.times
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.times = times.to(self.values.device)
+        return self
+
+    @property
+    def size(self) -> int:
+        """The length of the last axis."""
+        return self.values.shape[-1] if self.values.dim() > 1 else 0
+
+
+class Held(_Tabulated):
     """Presentations held one after another: u(t) = values[k] for times[k] <= t < times[k + 1].
 
     Before the first time the first value holds, after the last time the last one.
@@ -107,9 +126,6 @@ class Held(Signal):
     ([0.0, 1.0], [1.0])
     """
 
-    times: Tensor
-    values: Tensor
-
     def __init__(self, times: Tensor | list[float], values: Tensor) -> None:
         super().__init__()
         when = as_times(times)
@@ -121,18 +137,6 @@ class Held(Signal):
             )
         self.register_buffer("times", when)
         self.register_buffer("values", what)
-
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        # times stay float64: a float32 clock moves the jumps
-        times = self.times
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.times = times.to(self.values.device)
-        return self
-
-    @property
-    def size(self) -> int:
-        """The length of the last axis."""
-        return self.values.shape[-1] if self.values.dim() > 1 else 0
 
     def forward(self, t: Tensor) -> Tensor:
         """Return the presentation that is on at `t`."""
@@ -254,7 +258,7 @@ class Rhythm(Signal):
         return max(start, stop) <= self.onset
 
 
-class Sampled(Signal):
+class Sampled(_Tabulated):
     """A recorded trace, linear between its samples, and held before the first and after the last.
 
     Parameters
@@ -270,9 +274,6 @@ class Sampled(Signal):
     0.25
     """
 
-    times: Tensor
-    values: Tensor
-
     def __init__(self, times: Tensor | list[float], values: Tensor) -> None:
         super().__init__()
         when = as_times(times)
@@ -284,13 +285,6 @@ class Sampled(Signal):
             )
         self.register_buffer("times", when)
         self.register_buffer("values", what)
-
-    _apply = Held._apply
-
-    @property
-    def size(self) -> int:
-        """The length of the last axis."""
-        return self.values.shape[-1] if self.values.dim() > 1 else 0
 
     def forward(self, t: Tensor) -> Tensor:
         """Return the value interpolated at `t`."""

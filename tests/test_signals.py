@@ -81,10 +81,12 @@ def test_held_picks_for_each_sample_its_own_presentation() -> None:
     assert torch.equal(picked, torch.stack([values[0, 0], values[1, 1], values[0, 2]]))
 
 
-def test_a_clock_stays_float64_when_values_are_float32() -> None:
-    held = ct.Held([0.0, 1.0 + 1e-12], VALUES[:2]).float()
-    assert held.values.dtype == torch.float32
-    assert held.jumps(0.0, 2.0) == [1.0 + 1e-12]
+@pytest.mark.parametrize("signal", [ct.Held, ct.Sampled])
+def test_a_clock_stays_float64_when_values_are_float32(signal: type[ct.Held]) -> None:
+    moved = signal([0.0, 1.0 + 1e-12], VALUES[:2]).float()
+    assert moved.values.dtype == torch.float32
+    assert moved.times.tolist() == [0.0, 1.0 + 1e-12]
+    assert moved(torch.tensor(0.5)).dtype == torch.float32
 
 
 def test_noise_is_frozen_by_its_seed() -> None:

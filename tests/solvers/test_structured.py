@@ -18,6 +18,7 @@ RULES = {
     "hebb": lambda: ct.hebb(0.02),
     "hebb with decay": lambda: [ct.hebb(0.05), ct.TextPlasticity("dw/dt = -k*w", k=0.1)],
     "oja": lambda: ct.oja(0.1),
+    "decay alone": lambda: ct.TextPlasticity("dw/dt = -w"),
     "column decay": lambda: ct.TextPlasticity("dw/dt = eta*(x*y - x**2*w)", eta=0.1),
     "two products": lambda: ct.TextPlasticity(
         "dw/dt = eta*(x*y - y**2*w) + mu*y*(1 - x)", eta=0.1, mu=0.02
@@ -44,16 +45,16 @@ def _small(monkeypatch):
     monkeypatch.setattr(structured, "SMALLEST", 1)
 
 
-def network(rule, pre=60, post=50, seed=0, batch=0, dtype=F64):
+def network(rule, pre=60, post=50, seed=0, batch=0, dtype=F64, signal=ct.Held):
     generator = torch.Generator().manual_seed(seed)
     w = 0.5 * torch.randn(post, pre, generator=generator, dtype=F64) / pre**0.5
     shown = [
         torch.rand(*([batch] * (batch > 0)), pre, generator=generator, dtype=F64) for _ in "ab"
     ]
-    signal = ct.Held([0.0, 3.0], torch.stack(shown))
+    shown = signal([0.0, 3.0], torch.stack(shown))
     synapse = ct.Synapse("x", "y", w, plasticity=rule, shared=batch > 0)
     lateral = ct.Synapse("y", "y", 0.1 * torch.eye(post, dtype=F64), name="lateral")
-    return ct.System(ct.Source("x", pre, signal), ct.rate("y", post), synapse, lateral).to(dtype)
+    return ct.System(ct.Source("x", pre, shown), ct.rate("y", post), synapse, lateral).to(dtype)
 
 
 def both(system, t, solver, **options):
@@ -69,11 +70,15 @@ def both(system, t, solver, **options):
     return dense, lazy
 
 
-@pytest.mark.parametrize("batch", [0, 2], ids=["one", "shared by a batch"])
+@pytest.mark.parametrize(
+    ("batch", "signal"),
+    [(0, ct.Held), (2, ct.Held), (0, ct.Sampled)],
+    ids=["held", "shared by a batch", "moving"],
+)
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("name", RULES)
-def test_equal_to_the_dense_path(name, solver, batch):
-    system = network(RULES[name](), batch=batch)
+def test_equal_to_the_dense_path(name, solver, batch, signal):
+    system = network(RULES[name](), batch=batch, signal=signal)
     dense, lazy = both(system, [0.0, 0.7, 3.0, 3.1, 8.0], solver)  # the input jumps at 3
     for variable in system.variables:
         scale = dense[variable].abs().max()
@@ -90,12 +95,13 @@ def test_equal_to_the_dense_path(name, solver, batch):
     decay=st.floats(0.0, 0.5),
     side=st.sampled_from(["y**2", "x**2", "1"]),
     end=st.floats(0.5, 6.0),
+    signal=st.sampled_from([ct.Held, ct.Sampled]),
 )
-def test_random_systems(seed, shape, eta, decay, side, end):
+def test_random_systems(seed, shape, eta, decay, side, end, signal):
     rule = ct.TextPlasticity(f"dw/dt = eta*x*y - decay*{side}*w", eta=eta, decay=decay)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(structured, "SMALLEST", 1)
-        system = network(rule, *shape, seed=seed)
+        system = network(rule, *shape, seed=seed, signal=signal)
         for solver, tolerance in ((ct.RK4(dt=0.1), 1e-11), (ct.Tsit5(rtol=1e-7), 1e-5)):
             # the steps of the second may differ: rounding decides where an error is close to 1
             runs = [
@@ -106,6 +112,37 @@ def test_random_systems(seed, shape, eta, decay, side, end):
             for variable in system.variables:
                 dense, lazy = (run[variable][-1] for run in runs)
                 assert (dense - lazy).abs().max() < tolerance * dense.abs().max()
+
+
+@pytest.mark.parametrize("solver", [ct.RK4(dt=0.1), ct.Tsit5(rtol=1e-9)], ids=lambda s: str(s)[:3])
+def test_presentations_that_return(solver):
+    generator = torch.Generator().manual_seed(3)
+    patterns = torch.rand(5, 60, generator=generator, dtype=F64)
+    order = torch.randint(5, (40,), generator=generator)
+    shown = ct.Held(0.25 * torch.arange(40, dtype=F64), patterns[order])
+    w = torch.randn(50, 60, generator=generator, dtype=F64) / 8
+    synapse = ct.Synapse("x", "y", w, plasticity=ct.oja(0.1))
+    system = ct.System(ct.Source("x", 60, shown), ct.rate("y", 50), synapse)
+    dense, lazy = both(system, [0.0, 10.0], solver)
+    torch.testing.assert_close(dense["W_y_x"], lazy["W_y_x"], rtol=1e-7, atol=1e-9)
+
+
+def test_a_stage_that_is_rejected_leaves_nothing_behind():
+    """A step that is too long meets an infinite presynaptic factor, and is repeated."""
+    x = ct.Sampled([0.0, 1.0, 1.5, 9.0], torch.tensor([0.1, 0.1, 0.9, 0.5]).expand(60, 4).T)
+    rule = ct.TextPlasticity("dw/dt = eta*y*log(z) - w\ndz/dt = -3*x*z : 1 (pre)", eta=0.1)
+    system = ct.System(
+        ct.Source("x", 60, x),
+        ct.rate("y", 50),
+        ct.Synapse("x", "y", torch.full((50, 60), 0.01, dtype=F64), plasticity=rule),
+    )
+    start = {"z_W_y_x": torch.ones(60, dtype=F64)}
+    runs = [
+        ct.solve(system, start, [0.0, 3.0], solver=ct.Tsit5(first_step=2.9, low_rank=flag))
+        for flag in (False, True)
+    ]
+    assert all(run.statistics.rejections for run in runs)
+    torch.testing.assert_close(runs[0]["W_y_x"], runs[1]["W_y_x"], rtol=1e-5, atol=1e-7)
 
 
 def test_layers_learn_side_by_side():

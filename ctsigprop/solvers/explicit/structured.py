@@ -2,22 +2,23 @@
 
 The weights of a step are W = diag(d) W_0 + M Fᵀ (`lowrank`). With F the presynaptic factors of the
 stages, the coordinates (d, M) obey dd/dt = decay·d, dM/dt = decay·M + [post factors in their
-columns]: an ordinary system, small, which any Runge-Kutta method steps as it steps the neurons. W_0
-is written when the columns are full. What comes out is what stepping W itself gives, but for
-rounding.
+columns]: an ordinary system, small, which any Runge-Kutta method steps as it steps the neurons.
+Stages with the same presynaptic factor, as under a held input, share their column, and W_0 is
+written when the columns are full. What comes out is what stepping W itself gives, but for rounding.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from ctsigprop.lowrank import Factors, LowRank
+from ctsigprop.lowrank import Alike, Factors, LowRank, Products
 from ctsigprop.solvers.base import Layout, Problem, Recorder, State
 from ctsigprop.solvers.explicit.control import Control, Tolerance
 from ctsigprop.solvers.explicit.onestep import Derivative, RungeKutta, Step
@@ -62,27 +63,31 @@ def structured(problem: Problem, tableau: Tableau, *, measured: bool) -> Structu
         if 2 * rank * stages > min(w.shape):  # no longer low
             return None
         by_row = products[1] != "column"
-        weights.append(_Weights(name, w, by_row, rank, stages, measured))
+        weights.append(_Weights(name, w, by_row, rank, stages - 1, measured))
     return Structured(problem, weights) if weights else None
 
 
 @final
 class _Weights:
-    """One matrix of weights: what the step began with, and the columns gathered since."""
+    """One matrix of weights: what W_0 is now, and the columns gathered since it was written."""
 
     def __init__(
-        self, name: str, w: Tensor, by_row: bool, rank: int, stages: int, measured: bool
+        self, name: str, w: Tensor, by_row: bool, rank: int, fresh: int, measured: bool
     ) -> None:
         self.measured = measured
         self.name, self.base, self.by_row, self.rank = name, w.clone(), by_row, rank
         self.moving, self.fixed = w.shape if by_row else w.shape[::-1]
-        steps = max(1, (COLUMNS // rank - 1) // (stages - 1))
-        self.blocks = 1 + steps * (stages - 1)
+        # a step begins with one block, and a jump of the field may need one more
+        self.fresh = fresh
+        self.blocks = 2 + fresh * max(1, (COLUMNS // max(1, rank) - 2) // fresh)
         self.columns = self.blocks * rank
         self.F = w.new_zeros(self.fixed, self.columns)
-        self.through = w.new_zeros(self.moving, self.columns)  # W_0 F, or its transpose
+        self.product = w.new_zeros(self.moving, self.columns)  # W_0 F, or its transpose
         self.gram = w.new_zeros(self.columns, self.columns)
         self.square = self._squares() if measured else w.new_zeros(self.moving)
+        self.through = Products(self.base)
+        self.placed: list[Alike] = []  # what stands in each block
+        self.kept = 0  # how many of them the state and its derivative need
         self.latest: Factors | None = None
 
     def _squares(self) -> Tensor:
@@ -90,79 +95,100 @@ class _Weights:
         norms: Tensor = torch.linalg.vector_norm(self.base, dim=1 if self.by_row else 0)
         return norms.square_()
 
+    @property
+    def used(self) -> int:
+        """How many columns are in use."""
+        return len(self.placed) * self.rank
+
+    @property
+    def full(self) -> bool:
+        """Whether the columns left might not do for another step."""
+        return self.kept + self.fresh + 1 > self.blocks
+
     def at(self, d: Tensor, M: Tensor) -> LowRank:
         """Return the weights at some coordinates."""
-        return LowRank(self.base, self.by_row, d, M, self.F)
+        return LowRank(self.through, self.by_row, d, M[:, : self.used], self.F[:, : self.used])
 
     def dense(self, d: Tensor, M: Tensor) -> Tensor:
         """Return the weights at some coordinates as a matrix."""
         w = self.base * d[:, None] if self.by_row else self.base * d
-        return w.addmm_(M, self.F.T) if self.by_row else w.addmm_(self.F, M.T)
+        return self._plus(w, M)
 
-    def slopes(self, block: int, factors: Factors | None, lazy: LowRank) -> tuple[Tensor, Tensor]:
+    def _plus(self, w: Tensor, M: Tensor) -> Tensor:
+        M, F = M[:, : self.used], self.F[:, : self.used]
+        return w.addmm_(M, F.T) if self.by_row else w.addmm_(F, M.T)
+
+    def slopes(self, factors: Factors | None, d: Tensor, M: Tensor) -> tuple[Tensor, Tensor]:
         """Enter the factors of a stage in their columns; return dd/dt and dM/dt."""
-        assert lazy.d is not None
         self.latest = factors
-        part = slice(block * self.rank, (block + 1) * self.rank)
-        slope = torch.zeros_like(lazy.M)
-        speed = torch.zeros_like(lazy.d)
-        if factors is None or not factors.outer:
-            self.F[:, part] = 0.0
-        else:
-            posts, pres = zip(*factors.outer, strict=True)
-            still = torch.cat(pres if self.by_row else posts, dim=1)
-            self.F[:, part] = still
-            slope[:, part] = torch.cat(posts if self.by_row else pres, dim=1)
-            if self.measured:
-                self.through[:, part] = self._product(still, factors, lazy)
-        if self.measured:
-            self.gram[:, part] = self.F.T @ self.F[:, part]
-            self.gram[part] = self.gram[:, part].T
-        if factors is not None and factors.decay is not None:
-            speed = factors.decay * lazy.d
+        speed, slope = torch.zeros_like(d), torch.zeros_like(M)
+        if factors is None:
+            return speed, slope
+        if factors.decay is not None:
+            speed = factors.decay * d
             decay = factors.decay if factors.decay.dim() == 0 else factors.decay[:, None]
-            slope.addcmul_(decay.expand_as(lazy.M), lazy.M)
+            used = slice(self.used)
+            torch.mul(decay, M[:, used], out=slope[:, used])
+        if factors.outer:
+            posts, pres = zip(*factors.outer, strict=True)
+            moving, still = (posts, pres) if self.by_row else (pres, posts)
+            slope[:, self._place(still)] += moving[0] if len(moving) == 1 else torch.cat(moving, 1)
         return speed, slope
 
-    def _product(self, still: Tensor, factors: Factors, lazy: LowRank) -> Tensor:
-        """Return W_0 times new columns; what the neurons have asked for is known."""
+    def _place(self, parts: Sequence[Tensor]) -> slice:
+        """Return the columns of these factors, where they stand or are put now."""
+        still = parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
+        last = len(self.placed) - 1
+        for k, placed in enumerate(self.placed):
+            if placed.same(still, k == last):
+                return slice(k * self.rank, (k + 1) * self.rank)
+        part = slice(self.used, self.used + self.rank)
+        self.placed.append(Alike(still))
+        self.F[:, part] = still
+        if self.measured:
+            self.product[:, part] = self._product(parts)
+            filled = slice(self.used)
+            products = self.F[:, filled].T @ still
+            self.gram[filled, part] = products
+            self.gram[part, filled] = products.T
+        return part
+
+    def _product(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return W_0 times columns."""
         if not self.by_row:
-            return self.base.T @ still
-        parts = [
-            lazy.through(pre[:, 0] if pre.shape[1] == 1 else pre.T) for _, pre in factors.outer
-        ]
-        return torch.cat([p[:, None] if p.dim() == 1 else p.T for p in parts], dim=1)
+            return self.base.T @ torch.cat(list(parts), dim=1)
+        products = [self.through(x[:, 0] if x.shape[1] == 1 else x.T) for x in parts]
+        return torch.cat([p[:, None] if p.dim() == 1 else p.T for p in products], dim=1)
 
     def norm_square(self, d: Tensor, M: Tensor) -> Tensor:
         """Return |diag(d) W_0 + M Fᵀ|², the sum over all entries."""
+        used = slice(self.used)
+        M = M[:, used]
         terms = (
             (d.square() * self.square).sum(),
-            2 * (d * (M * self.through).sum(1)).sum(),
-            ((M @ self.gram) * M).sum(),
+            2 * (d * (M * self.product[:, used]).sum(1)).sum(),
+            ((M @ self.gram[used, used]) * M).sum(),
         )
         total = terms[0] + terms[1] + terms[2]
         if float(total) < CANCELLED * float(terms[0] + terms[1].abs() + terms[2].abs()):
             return self.dense(d, M).square_().sum()
         return total
 
-    def fold(self, d: Tensor, M: Tensor, block: int) -> None:
-        """Write W_0 anew; the columns of one block become the first."""
-        if self.by_row:
-            self.base.mul_(d[:, None]).addmm_(M, self.F.T)
-        else:
-            self.base.mul_(d).addmm_(self.F, M.T)
-        part = slice(block * self.rank, (block + 1) * self.rank)
-        first = self.F[:, part].clone()
-        self.F.zero_()
-        self.F[:, : self.rank] = first
-        if not self.measured:
-            return
-        self.through.zero_()
-        matrix = self.base if self.by_row else self.base.T
-        self.through[:, : self.rank] = matrix @ first
-        self.gram.zero_()
-        self.gram[: self.rank, : self.rank] = first.T @ first
-        self.square = self._squares()
+    def keep(self) -> None:
+        """Note that the state needs all columns in use."""
+        self.kept = len(self.placed)
+
+    def release(self) -> None:
+        """Give up the columns of stages that came to nothing."""
+        del self.placed[self.kept :]
+
+    def fold(self, d: Tensor, M: Tensor) -> None:
+        """Write W_0 anew; no column is in use then."""
+        self.base.mul_(d[:, None] if self.by_row else d)
+        self._plus(self.base, M)
+        self.placed, self.kept, self.through = [], 0, Products(self.base)
+        if self.measured:
+            self.square = self._squares()
 
 
 class _Coordinates(Layout):
@@ -210,7 +236,7 @@ class Structured:
 
     def __init__(self, given: Problem, weights: list[_Weights]) -> None:
         self.given, self.weights = given, weights
-        self.block = 0
+        self.trying = False  # whether what is evaluated belongs to a step that may not stand
         names = {w.name for w in weights}
         given.recorder.statistics.low_rank = tuple(w.name for w in weights)
         first = next(iter(given.y0.values()))
@@ -240,10 +266,22 @@ class Structured:
         change: dict[str, Any] = self.given.field(t, mixed)
         result: State = {name: change[name] for name in self.rest if name in change}
         for w in self.weights:
-            factors = change.get(w.name)
-            d, M = w.slopes(self.block, factors, lazy[w.name])
+            d, M = w.slopes(change.get(w.name), state[f"{w.name}:d"], state[f"{w.name}:M"])
             result |= {f"{w.name}:d": d, f"{w.name}:M": M}
+            if not self.trying:
+                w.keep()
         return result
+
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """Evaluate in columns that are given up unless they are kept."""
+        for w in self.weights:
+            w.release()
+        self.trying = True
+        try:
+            yield
+        finally:
+            self.trying = False
 
     def whole(self, state: State) -> State:
         """Return the state with the weights as matrices."""
@@ -255,53 +293,37 @@ class Structured:
 
 @final
 class StructuredSteps(RungeKutta):
-    """A Runge-Kutta method that gives every stage columns of its own."""
+    """A Runge-Kutta method whose stages have columns of their own."""
 
     def __init__(self, tableau: Tableau, like: Tensor, lazy: Structured) -> None:
         super().__init__(tableau, like)
         self.lazy = lazy
-        self.start = 0  # the block of the derivative that a step begins with
 
     def __call__(
         self, derivative: Derivative, times: Tensor, t: Tensor, y: Tensor, f: Tensor, h: Tensor
     ) -> Step:
-        """Take a step; its stages follow the block of the first one."""
-        self.lazy.block = self.start
-
-        def staged(at: Tensor, values: Tensor) -> Tensor:
-            self.lazy.block += 1
-            return derivative(at, values)
-
-        step = super().__call__(staged, times, t, y, f, h)
-        self.lazy.block = self.start
-        return step
+        """Take a step."""
+        with self.lazy.trial():
+            return super().__call__(derivative, times, t, y, f, h)
 
     def carried(self, step: Step) -> tuple[Tensor, Tensor]:
         """Return the state and the derivative that the next step begins with."""
-        lazy, stages = self.lazy, len(self.rows) - 1
-        self.start += stages
+        for w in self.lazy.weights:
+            w.keep()
         y, f = step.end, step.stages[-1]
-        if all(self.start + stages < w.blocks for w in lazy.weights):
-            lazy.block = self.start
+        full = [w for w in self.lazy.weights if w.full]
+        if not full:
             return y, f
-        state, slope = lazy.layout.unpack(y.clone()), lazy.layout.unpack(f.clone())
-        for w in lazy.weights:
+        layout = self.lazy.layout
+        state, slope = layout.unpack(y.clone()), layout.unpack(f.clone())
+        for w in full:
             d, M = state[f"{w.name}:d"], state[f"{w.name}:M"]
-            w.fold(d, M, self.start)
+            w.fold(d, M)
             d.fill_(1.0)
             M.zero_()
-            speed, change = slope[f"{w.name}:d"], slope[f"{w.name}:M"]
-            speed.zero_()
-            change.zero_()
-            factors = w.latest
-            if factors is not None and factors.outer:
-                sides = zip(*factors.outer, strict=True)
-                posts, pres = sides
-                change[:, : w.rank] = torch.cat(posts if w.by_row else pres, dim=1)
-            if factors is not None and factors.decay is not None:
-                speed += factors.decay
-        self.start = lazy.block = 0
-        return lazy.layout.pack(state), lazy.layout.pack(slope)
+            slope[f"{w.name}:d"], slope[f"{w.name}:M"] = w.slopes(w.latest, d, M)
+            w.keep()
+        return layout.pack(state), layout.pack(slope)
 
 
 @final
@@ -335,18 +357,9 @@ class StructuredControl(Control):
         self.matrices = [part for part in self.matrices if part in self.parts]
 
     def start(self, derivative: Derivative, t: Tensor, y: Tensor, f: Tensor, reach: Tensor) -> None:
-        """Choose the first step; its trial has columns of its own."""
-
-        def beside(at: Tensor, values: Tensor) -> Tensor:
-            self.lazy.block = 1
-            found = derivative(at, values)
-            self.lazy.block = 0
-            return found
-
-        latest = [w.latest for w in self.lazy.weights]
-        super().start(beside, t, y, f, reach)
-        for w, factors in zip(self.lazy.weights, latest, strict=True):
-            w.latest = factors
+        """Choose the first step."""
+        with self.lazy.trial():
+            super().start(derivative, t, y, f, reach)
 
     def scale(self, *states: Tensor) -> Tensor:
         """Return atol + rtol·size; all of a matrix has one."""
@@ -354,8 +367,12 @@ class StructuredControl(Control):
         sizes = [self._sizes(y) for y in states]
         for k, (_, d, M) in enumerate(self.of_weights):
             least = self.atol if self.atol.dim() == 0 else self.atol[d][0]
-            scale[:, M] = least + self.rtol * max(size[k] for size in sizes)
-        self.known = list(zip(states, sizes, strict=True))
+            scale[:, d] = scale[:, M] = least + self.rtol * max(size[k] for size in sizes)
+        self.known = [
+            (y, size)
+            for y, size in zip(states, sizes, strict=True)
+            if all(map(math.isfinite, size))
+        ]
         return scale
 
     def _sizes(self, y: Tensor) -> list[float]:
@@ -369,7 +386,7 @@ class StructuredControl(Control):
         """Return the largest norm of any variable."""
         largest = super().norm(values, scale)
         for w, d, M in self.of_weights:
-            own = self._size(w, values[0, d], values[0, M]) / scale[0, M][0]
+            own = self._size(w, values[0, d], values[0, M]) / scale[0, d][0]
             largest = torch.maximum(largest, own.double())
         return largest
 

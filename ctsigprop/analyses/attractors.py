@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ctsigprop.analyses.flags import flagged
 from ctsigprop.analyses.flat import FlatField, Inputs
 from ctsigprop.analyses.sections import returns
 from ctsigprop.analyses.stability import STABILITIES, classify
@@ -327,26 +328,23 @@ class Survey:
             modes[k, : len(a.eigenvalues)] = a.eigenvalues
         why = {"missing": "NaN for what is no fixed point"}
         stabilities = ("not_a_fixed_point", *STABILITIES)
-        states = np.array(
-            [stabilities.index(a.stability or stabilities[0]) for a in found], np.int8
-        )
-        kinds = np.array([KINDS.index(a.kind) for a in found], np.int8)
+        states = [a.stability or stabilities[0] for a in found]
         rate = {"units": divide_units("1", self.system.time_unit)}
         clock = {"units": self.system.time_unit, "missing": "NaN for what is no cycle"}
         data |= {
-            "kind": ("attractor", kinds, _meanings(KINDS)),
+            "kind": ("attractor", *flagged([a.kind for a in found], KINDS)),
             "period": ("attractor", np.array([a.period for a in found]), clock),
-            "stability": ("attractor", states, _meanings(stabilities)),
+            "stability": ("attractor", *flagged(states, stabilities)),
             "eigenvalue": (
                 ("attractor", "mode", "part"),
                 np.stack([modes.real, modes.imag], -1),
                 rate | why,
             ),
         }
-        values = [DIVERGED, UNDECIDED, *range(len(found))]
-        counts = np.array([(self.labels == value).sum() for value in values])
+        of_labels = flag_attributes(found)
+        counts = np.array([(self.labels == value).sum() for value in of_labels["flag_values"]])
         data["count"] = ("outcome", counts, one | {"long_name": "starts"})
-        outcome = ["diverged", "undecided", *_names(found)]
+        outcome = of_labels["flag_meanings"].split()
         attrs: dict[str, Any] = {
             "duration": self.duration,
             "tolerance": self.tolerance,
@@ -367,17 +365,10 @@ class Survey:
         )
 
 
-def _names(attractors: Sequence[Attractor]) -> list[str]:
-    return [f"{a.kind}_{k}" for k, a in enumerate(attractors)]
-
-
 def flag_attributes(attractors: Sequence[Attractor]) -> dict[str, Any]:
     """Return the CF flags of labels: diverged, undecided, and each attractor."""
+    names = [f"{a.kind}_{k}" for k, a in enumerate(attractors)]
     return {
         "flag_values": [DIVERGED, UNDECIDED, *range(len(attractors))],
-        "flag_meanings": " ".join(["diverged", "undecided", *_names(attractors)]),
+        "flag_meanings": " ".join(["diverged", "undecided", *names]),
     }
-
-
-def _meanings(meanings: tuple[str, ...]) -> dict[str, Any]:
-    return {"flag_values": list(range(len(meanings))), "flag_meanings": " ".join(meanings)}

@@ -214,9 +214,8 @@ def basin_fractions(
     found = survey.described()
     low, high = wilson_interval(found["count"].values, samples, confidence)
     one = {"units": "1"}
-    begun = plane.to_xarray(torch.as_tensor(starts).to(plane.initial), "sample")
-    moved = {name.partition("[")[0] for name in plane.names}
-    found = found.assign({f"{name}_start": begun[name] for name in begun if name in moved})
+    begun = plane.to_xarray(torch.as_tensor(starts).to(plane.initial), "sample", held=False)
+    found = found.assign({f"{name}_start": values for name, values in begun.data_vars.items()})
     found = found.assign(
         fraction=("outcome", found["count"].values / samples, one),
         fraction_low=("outcome", low, one),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ctsigprop.analyses.flags import flags
 from ctsigprop.models.inputs import LearningSignal
 from ctsigprop.models.synapses import Synapse
 from ctsigprop.solution import Solution
@@ -71,19 +72,19 @@ def connections(system: System) -> Dataset:
             "neurons": (
                 "population",
                 np.array([isinstance(p, Neuron) for p in populations], dtype=np.int8),
-                _flags(("source", "neurons")),
+                flags(("source", "neurons")),
             ),
             "pre": ("connection", [pre for pre, _ in edges]),
             "post": ("connection", [current.post for _, current in edges]),
             "kind": (
                 "connection",
                 np.array([KINDS.index(_kind(current)) for _, current in edges], dtype=np.int8),
-                _flags(KINDS),
+                flags(KINDS),
             ),
             "backward": (
                 "connection",
                 np.array(backward, dtype=np.int8),
-                _flags(("no", "yes")),
+                flags(("no", "yes")),
             ),
         },
         coords={"population": ("population", order), "connection": ("connection", names)},
@@ -160,10 +161,3 @@ def _kind(current: Current) -> str:
     if isinstance(current, Synapse):
         return "plastic_synapse" if current.plasticity else "synapse"
     return "input"
-
-
-def _flags(meanings: tuple[str, ...]) -> dict[str, object]:
-    import numpy as np
-
-    values = np.arange(len(meanings), dtype=np.int8)
-    return {"flag_values": values, "flag_meanings": " ".join(meanings)}

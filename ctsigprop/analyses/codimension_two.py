@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from ctsigprop.analyses.bifurcations import (
-    bifurcation_points,
-    flags,
-    search_bounds,
-    shown_number,
-    symbol_of,
-)
+from ctsigprop.analyses.bifurcations import shown_number
 from ctsigprop.analyses.continuation.curve import (
     LostError,
     Point,
@@ -23,14 +17,17 @@ from ctsigprop.analyses.continuation.curve import (
     crossing,
     follow,
     onto,
+    vanishing,
 )
 from ctsigprop.analyses.continuation.defining import Defining, Folding, Oscillating
 from ctsigprop.analyses.continuation.equilibria import Located, Region
+from ctsigprop.analyses.continuation.labels import symbol_of
 from ctsigprop.analyses.continuation.normal_forms import (
     first_lyapunov,
     fold_coefficient,
-    null_vectors,
 )
+from ctsigprop.analyses.continuation.search import bifurcation_points, search_bounds
+from ctsigprop.analyses.flags import flagged
 from ctsigprop.analyses.flat import At, Inputs, Ranges, check_ranges
 from ctsigprop.analyses.parametric import ParametricField
 from ctsigprop.analyses.phase import written
@@ -290,14 +287,13 @@ class _Curve:
         values = np.linalg.eigvals(J * self.size / self.size[:, None])
         tests: dict[str, float] = {}
         if self.kind == "fold":
-            phi, psi = null_vectors(J, self.size)
             coefficient = fold_coefficient(self.family, y, p, J, self.size)
             others = np.delete(values, np.abs(values).argmin())
-            # 1/(ψ·φ) with |ψ| = 1 is |ψ| where ψ·φ = 1; a·|ψ|² keeps its sign through ψ·φ = 0
-            tests["bogdanov_takens"] = float(np.prod(others).real)
-            tests["cusp"] = coefficient * float(np.sign(np.prod(others).real))
+            rest = float(np.prod(others).real)
+            tests["bogdanov_takens"] = rest
+            # with ψ·φ = 1, a turns its sign where ψ·φ = 0 too, at a second zero eigenvalue
+            tests["cusp"] = coefficient * float(np.sign(rest))
             tests["fold_hopf"] = _sums(others)
-            del phi, psi
             return _Spot(np.append(y, p), 0.0, coefficient, point.residual, tests)
         kappa = float(more[-1])
         tests["bogdanov_takens"] = kappa
@@ -321,30 +317,21 @@ class _Curve:
         for kind in at_a.tests.keys() & at_b.tests.keys():
             before, after = at_a.tests[kind], at_b.tests[kind]
             if before * after < 0:
-                found = self._special(system, a, b, kind)
+                found = self._special(system, a, b, kind, max(abs(before), abs(after)))
                 if found is not None:
                     self.special.append(found)
 
-    def _special(self, system: Defining, a: Point, b: Point, kind: str) -> _Special | None:
-        from scipy.optimize import brentq
-
-        chord = b.u - a.u
-        direction = chord / system.scale / np.linalg.norm(chord / system.scale)
-        made: dict[float, _Spot] = {}
-
-        def value(share: float) -> float:
-            point, _ = onto(system, a.u + share * chord, direction)
-            made[share] = self._spot(system, point)
-            return made[share].tests[kind]
-
+    def _special(
+        self, system: Defining, a: Point, b: Point, kind: str, size: float
+    ) -> _Special | None:
+        """Return where a test function vanishes; None where it jumps over zero."""
         try:
-            share = float(brentq(value, 0.0, 1.0, xtol=1e-12, rtol=1e-12))
-            value(share)
-        except (LostError, ValueError, KeyError):
+            spot = vanishing(
+                system, a, b, lambda point: self._spot(system, point), lambda s: s.tests[kind]
+            )
+        except KeyError:  # it ends in between: a Hopf point has become a neutral saddle
             return None
-        spot = made[share]
-        size = max(abs(value(0.0)), abs(value(1.0)))
-        if abs(spot.tests[kind]) > 1e-3 * size:  # it jumps over zero
+        if spot is None or abs(spot.tests[kind]) > 1e-3 * size:
             return None
         if kind in ("fold_hopf", "double_hopf") and not self._imaginary(spot, kind):
             return None
@@ -379,7 +366,7 @@ def _points(family: ParametricField, curves: list[_Curve]) -> Dataset:
     none = {"missing": "NaN at neutral saddles, which have no normal form"}
     lengths = [len(curve.spots) for curve in curves]
     return _states(family, np.stack([spot.u for spot in spots]), "point").assign(
-        kind=("point", np.array([CURVES.index(k) for k in kinds], np.int8), flags(CURVES)),
+        kind=("point", *flagged(kinds, CURVES)),
         angular_frequency=("point", omega, rate | only),
         coefficient=("point", [spot.coefficient for spot in spots], {"units": "1"} | none),
         residual=("point", [spot.residual for spot in spots], {"units": "1"}),
@@ -398,9 +385,8 @@ def _special(family: ParametricField, curves: list[_Curve]) -> Dataset:
         ):
             kept.append(special)
     u = np.array([special.u for special in kept], float).reshape(-1, len(scale))
-    kinds = np.array([CODIMENSION_TWO.index(special.kind) for special in kept], np.int8)
     return _states(family, u, "special").assign(
-        kind=("special", kinds, flags(CODIMENSION_TWO)),
+        kind=("special", *flagged([special.kind for special in kept], CODIMENSION_TWO)),
         residual=("special", np.array([s.residual for s in kept], float), {"units": "1"}),
     )
 
@@ -409,9 +395,7 @@ def _states(family: ParametricField, u: Array, dim: str) -> Dataset:
     import torch
 
     field = family.field
-    dataset = field.to_xarray(torch.as_tensor(u[:, :-2]).to(field.initial), dim)
-    free = {name.partition("[")[0] for name in field.names}
-    dataset = dataset[[name for name in dataset.data_vars if name in free]]
+    dataset = field.to_xarray(torch.as_tensor(u[:, :-2]).to(field.initial), dim, held=False)
     columns: dict[str, Any] = {
         symbol_of(field, name): (dim, column, {"units": unit})
         for name, unit, column in zip(family.parameters, family.units, u[:, -2:].T, strict=True)

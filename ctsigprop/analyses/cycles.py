@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ctsigprop.analyses.continuation.collocation import DEGREE, Cycle
+from ctsigprop.analyses.continuation.collocation import DEGREE, Cycle, node_times
 from ctsigprop.analyses.continuation.curve import LostError
-from ctsigprop.analyses.continuation.cycles import Orbit, refined, resampled
+from ctsigprop.analyses.continuation.cycle_events import Orbit
+from ctsigprop.analyses.continuation.cycles import refined, resampled
+from ctsigprop.analyses.flags import flags
 from ctsigprop.analyses.flat import At, FlatField, Inputs
 from ctsigprop.analyses.parametric import ParametricField
 from ctsigprop.system import System
@@ -135,19 +137,10 @@ def limit_cycle(
 def cycle_of(dataset: Dataset, field: FlatField, p: float) -> Cycle:
     """Return the polynomials of a cycle that `limit_cycle` has found."""
     phase = dataset["phase"].values
-    state = {
-        name: torch.as_tensor(dataset[name].values)
-        for name in dict.fromkeys(n.partition("[")[0] for n in field.names)
-    }
-    x = np.stack([_column(state, name) for name in field.names], -1)
+    blank = field.state(field.initial.expand(len(phase), -1))
+    own = {name: torch.as_tensor(dataset[name].values) for name in field.variables}
+    x = field.select(blank | own).cpu().numpy()
     return Cycle(phase[::DEGREE].copy(), x[:-1], float(dataset["period"]), p)
-
-
-def _column(state: Mapping[str, Tensor], name: str) -> Array:
-    variable, _, index = name.rstrip("]").partition("[")
-    chosen: tuple[Any, ...] = tuple(int(i) for i in index.split(",")) if index else ()
-    column: Array = state[variable].numpy()[(slice(None), *chosen)]
-    return column
 
 
 def _recurrence(field: FlatField, y0: Tensor, duration: float | None) -> tuple[Cycle, Array, float]:
@@ -231,31 +224,24 @@ def _between_crossings(
 
 def _described(field: FlatField, orbit: Orbit) -> Dataset:
     cycle = orbit.cycle
-    steps = np.diff(cycle.mesh)[:, None] * np.arange(DEGREE) / DEGREE
-    phase = np.append((cycle.mesh[:-1, None] + steps).reshape(-1), 1.0)
+    phase = np.append(node_times(cycle.mesh), 1.0)
 
-    def states(y: Array, dim: str) -> Dataset:
-        dataset = field.to_xarray(torch.as_tensor(y).to(field.initial), dim)
-        free = {name.partition("[")[0] for name in field.names}
-        return dataset[[name for name in dataset.data_vars if name in free]]
+    def states(y: Array, *dims: str) -> Dataset:
+        return field.to_xarray(torch.as_tensor(y).to(field.initial), *dims, held=False)
 
     dataset = states(np.concatenate([cycle.x, cycle.x[:1]]), "phase")
     extremes: dict[str, Any] = {}
     for y, of in zip(cycle.extremes(), ("min", "max"), strict=True):
-        for name, value in states(y[None], "one").isel(one=0, drop=True).data_vars.items():
+        for name, value in states(y).data_vars.items():
             extremes[f"{name}_{of}"] = value
     values = orbit.multipliers
-    flags: dict[str, Any] = {
-        "flag_values": np.arange(2, dtype=np.int8),
-        "flag_meanings": "stable unstable",
-    }
     time = {"units": field.system.time_unit}
     return (
         dataset.assign(extremes)
         .assign(
             period=((), cycle.period, time),
             multiplier=(("mode", "part"), np.stack([values.real, values.imag], -1), {"units": "1"}),
-            stability=((), np.int8(not orbit.stable), flags),
+            stability=((), np.int8(not orbit.stable), flags(("stable", "unstable"))),
             residual=((), orbit.residual, {"units": "1"}),
             error=((), orbit.error, {"units": "1", "long_name": "local error, relative"}),
         )

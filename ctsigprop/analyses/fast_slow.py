@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ctsigprop.analyses.bifurcations import KINDS, bifurcation_diagram, flags
+from ctsigprop.analyses.bifurcations import KINDS, bifurcation_diagram
 from ctsigprop.analyses.cycles import limit_cycle
+from ctsigprop.analyses.flags import flags
 from ctsigprop.analyses.flat import At, FlatField, Inputs, Ranges
 from ctsigprop.analyses.parametric import ParametricField
 from ctsigprop.analyses.stability import STABILITIES
@@ -212,9 +213,7 @@ class _Split:
 
     def states(self) -> Dataset:
         """Return the fast variables with dim ``time``."""
-        columns = self.family.field.to_xarray(torch.as_tensor(self.y), "time")
-        free = {name.partition("[")[0] for name in self.names}
-        return columns[[name for name in columns.data_vars if name in free]]
+        return self.family.field.to_xarray(torch.as_tensor(self.y), "time", held=False)
 
 
 def _add_drift(tree: DataTree, split: _Split, symbol: str) -> None:

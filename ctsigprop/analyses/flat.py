@@ -61,6 +61,8 @@ class FlatField:
         The initial value of y, ``(n,)``.
     held : dict of str to float
         Value of every component that is not free.
+    variables : tuple of str
+        The variables of which some component is free.
 
     Raises
     ------
@@ -132,9 +134,9 @@ class FlatField:
         self.rate_units = tuple(divide_units(unit, system.time_unit) for unit in self.units)
         self._index = index
         moving = {name.partition("[")[0] for name in self.names}
-        self._free = [name for name in self._slices if name in moving]
+        self.variables = tuple(name for name in self._slices if name in moving)
         self._shared = any(self._variables[name].shared for name in moving)
-        own = [i for name in self._free for i in range(len(base))[self._slices[name]]]
+        own = [i for name in self.variables for i in range(len(base))[self._slices[name]]]
         partly = [i for i in own if i not in chosen]
         self._partly = base[partly]
         self._order = torch.tensor(np.argsort([*index, *partly]), device=base.device)
@@ -204,15 +206,23 @@ class FlatField:
             raise ValueError(f"one state is needed; got a batch {batch}")
         return self.select(full)
 
-    def to_xarray(self, y: Tensor, dim: str) -> Dataset:
-        """Return the states of points ``(k, n)`` with their dims, labels and units along `dim`."""
+    def to_xarray(self, y: Tensor, *dims: str, held: bool = True) -> Dataset:
+        """Return states ``(*lead, n)`` with their dims, labels and units along leading `dims`.
+
+        Without `held`, only the variables of which some component is free.
+        """
         import xarray as xr
 
         variables: dict[str, Any] = {}
-        coords: dict[str, Any] = {dim: (dim, np.arange(len(y)), {"units": "1"})}
+        coords: dict[str, Any] = {
+            dim: (dim, np.arange(n), {"units": "1"})
+            for dim, n in zip(dims, y.shape[:-1], strict=True)
+        }
         for name, value in self.state(y).items():
+            if not (held or name in self.variables):
+                continue
             own = self._variables[name]
-            variables[name] = ((dim, *own.dims), value.cpu().numpy(), {"units": own.unit})
+            variables[name] = ((*dims, *own.dims), value.cpu().numpy(), {"units": own.unit})
             coords |= {d: (d, np.arange(n), {"units": "1"}) for d, n in own.dims.items()}
         return xr.Dataset(variables, coords=coords)
 
@@ -226,7 +236,7 @@ class FlatField:
                     f"the state has shape {tuple(state[name].shape)}"
                 )
         parts = []
-        for name in self._free:
+        for name in self.variables:
             rate = derivative.get(name, torch.zeros_like(state[name]))
             parts.append(rate.reshape(*y.shape[:-1], math.prod(self._variables[name].shape)))
         return torch.cat(parts, dim=-1)[..., self._chosen]

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ctsigprop.analyses.flags import flagged
 from ctsigprop.analyses.flat import At, FlatField, Inputs, Ranges, check_ranges
-from ctsigprop.analyses.stability import classify, flags
+from ctsigprop.analyses.stability import classify
 from ctsigprop.system import System
 from ctsigprop.units import divide_units
 
@@ -415,11 +416,11 @@ def _labelled(flat: FlatField, curves: list[_Curve], size: Array) -> Dataset:
         .assign(
             arc_length=("point", arc, share),
             curve=("point", owner, one),
-            manifold=("branch", *flags([MANIFOLDS[c.unstable] for c in curves], MANIFOLDS)),
+            manifold=("branch", *flagged([MANIFOLDS[c.unstable] for c in curves], MANIFOLDS)),
             rate=("branch", np.array([c.rate for c in curves], float), rate),
             saddle=("branch", np.array([c.saddle for c in curves], int), one),
             end=("branch", np.array([c.end for c in curves], int), one),
-            ended=("branch", *flags([c.ended for c in curves], ENDS)),
+            ended=("branch", *flagged([c.ended for c in curves], ENDS)),
             length=("branch", np.array([c.arc[-1] for c in curves], float), share),
             start=("branch", np.array([c.distance for c in curves], float), share),
         )

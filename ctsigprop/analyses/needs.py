@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ctsigprop.analyses.clamped import INPUT, Clamped, Course, Edit, clamp, moved, noisy
-from ctsigprop.analyses.plausibility import SCOPES, flags
+from ctsigprop.analyses.flags import flags
+from ctsigprop.analyses.plausibility import SCOPES
 from ctsigprop.learning.learner import Learner
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ctsigprop.analyses.cut import Cut, cut, cut_at, leaves
+from ctsigprop.analyses.flags import flags
 from ctsigprop.errors import unknown
 from ctsigprop.models.plasticity import TextPlasticity
 from ctsigprop.models.synapses import Synapse
@@ -20,7 +21,7 @@ from ctsigprop.terms import Plasticity, State
 if TYPE_CHECKING:
     from xarray import Dataset, DataTree
 
-__all__ = ["ARGUMENTS", "SCOPES", "flags", "locality", "report"]
+__all__ = ["ARGUMENTS", "SCOPES", "locality", "report"]
 
 SCOPES = ("synapse", "neuron", "layer", "batch", "network")
 """How far a synapse has to look, each with those before it."""
@@ -274,14 +275,3 @@ def _label(rule: Plasticity, short: str) -> str:
         sources = {v.name: v.source for v in rule.equations.variables}
         return sources[short].split(":")[0].strip()
     return type(rule).__name__ if short == "w" else f"{type(rule).__name__}: {short}"
-
-
-def flags(meanings: Sequence[str], meaning: str) -> dict[str, object]:
-    """Return the attributes of a variable whose numbers stand for words (CF flags)."""
-    import numpy as np
-
-    return {
-        "flag_values": np.arange(len(meanings), dtype=np.int8),
-        "flag_meanings": " ".join(meanings),
-        "long_name": meaning,
-    }

@@ -294,7 +294,7 @@ def _track(
     n = len(field.names)
     if run is None:
         return start_states(field, states or {}), ("sample",), {}
-    needed = {name.partition("[")[0] for name in field.names}
+    needed = field.variables
     rank = {name: len(field.system.variables[name].shape) for name in needed}
     lead = {run[name].shape[: run[name].dim() - rank[name]] for name in needed}
     if len(lead) > 1:

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ctsigprop.analyses.flags import flagged
 from ctsigprop.analyses.flat import At, FlatField, Inputs
 from ctsigprop.analyses.newton import distinct
-from ctsigprop.analyses.stability import classify, described, flags
+from ctsigprop.analyses.stability import classify, described
 from ctsigprop.solution import Solution
 from ctsigprop.system import System
 
@@ -174,7 +175,7 @@ def slow_points(
     dataset = dataset.assign(
         speed=("point", values, unit | {"long_name": "speed |f|"}),
         q=("point", values**2 / 2, squared),
-        kind=("point", *flags(kinds, KINDS)),
+        kind=("point", *flagged(kinds, KINDS)),
         starts=("point", came, {"units": "1"}),
     )
     dataset.attrs = {
@@ -200,7 +201,7 @@ def start_states(field: FlatField, starts: Starts) -> Tensor:
             f"starts must be a Solution or a mapping of names to tensors; "
             f"got {type(starts).__name__}"
         )
-    needed = list(dict.fromkeys(name.partition("[")[0] for name in field.names))
+    needed = field.variables
     missing = [name for name in needed if name not in given]
     if missing:
         raise ValueError(f"starts must hold {', '.join(needed)}; it lacks {', '.join(missing)}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ctsigprop.analyses.flags import flagged
 from ctsigprop.analyses.flat import At, FlatField, Inputs, Ranges, check_ranges
 from ctsigprop.analyses.newton import find_roots
 from ctsigprop.system import System
@@ -426,15 +427,8 @@ def described(field: FlatField, y: Tensor, verdicts: list[tuple[Array, str, str]
     dataset = field.to_xarray(y, "fp").assign(
         eigenvalue=(("fp", "mode", "part"), np.stack([modes.real, modes.imag], -1), rate),
         residual=("fp", field(y).detach().abs().amax(-1).cpu().numpy(), residual),
-        stability=("fp", *flags([stability for _, stability, _ in verdicts], STABILITIES)),
-        type=("fp", *flags([kind for _, _, kind in verdicts], TYPES)),
+        stability=("fp", *flagged([stability for _, stability, _ in verdicts], STABILITIES)),
+        type=("fp", *flagged([kind for _, _, kind in verdicts], TYPES)),
     )
     mode = ("mode", np.arange(n), {"units": "1"})
     return dataset.assign_coords(mode=mode, part=["re", "im"])
-
-
-def flags(verdicts: list[str], meanings: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
-    """Return the numbers of verdicts among their meanings, and the attributes that say so."""
-    values = np.array([meanings.index(verdict) for verdict in verdicts], np.int8)
-    attrs = {"flag_values": list(range(len(meanings))), "flag_meanings": " ".join(meanings)}
-    return values, attrs

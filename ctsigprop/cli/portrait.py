@@ -57,7 +57,7 @@ def portrait(
                 seed=seed,
                 title=Path(model).stem,
             )
-            points = _points(tree["fixed_points"].to_dataset())
+            points = _points(tree["fixed_points"].to_dataset(), system)
             count = len(points)
             lines = [
                 f"{tree.attrs['title']}: {count} fixed {'point' if count == 1 else 'points'}",
@@ -70,14 +70,12 @@ def portrait(
             say(lines, folder, {"fixed_points": points, "out": str(folder)} if as_json else None)
 
 
-def _points(found: Dataset) -> list[dict[str, Any]]:
+def _points(found: Dataset, system: System) -> list[dict[str, Any]]:
     types = found["type"].attrs["flag_meanings"].split()
-    known = {"eigenvalue", "residual", "stability", "type", "certificate", "radius", "index"}
-    names = [str(n) for n, v in found.data_vars.items() if n not in known and v.dims[:1] == ("fp",)]
     return [
         {
             "type": types[int(found["type"][k])],
-            "state": {n: found[n].values[k].ravel().tolist() for n in names},
+            "state": {n: found[n].values[k].ravel().tolist() for n in system.variables},
             "eigenvalues": found["eigenvalue"].values[k].tolist(),
             "residual": float(found["residual"][k]),
         }

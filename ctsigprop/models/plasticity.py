@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -181,9 +182,7 @@ class TextPlasticity(Plasticity):
     def _structured(self, structure: Structure, own: Tensor, values: State, local: Local) -> Tensor:
         t = _clock(local)
         total: Tensor | None = None
-        for post, pre in structure.outer:
-            p = torch.ones_like(local.y) if post is None else _wide(post(t, values), local.y)
-            q = torch.ones_like(local.x) if pre is None else _wide(pre(t, values), local.x)
+        for p, q in _outer_sides(structure, values, local):
             part = _outer(p, q, local.shared)
             total = part if total is None else total + part
         for factor, axis in (
@@ -208,9 +207,7 @@ class TextPlasticity(Plasticity):
         """Return dw/dt as columns: those of each sample of a batch, over its size, for shared."""
         t = _clock(local)
         outer: list[tuple[Tensor, Tensor]] = []
-        for post, pre in structure.outer:
-            p = torch.ones_like(local.y) if post is None else _wide(post(t, values), local.y)
-            q = torch.ones_like(local.x) if pre is None else _wide(pre(t, values), local.x)
+        for p, q in _outer_sides(structure, values, local):
             if p.dim() == q.dim() == 1:
                 outer.append((p[:, None], q[:, None]))
                 continue
@@ -340,6 +337,17 @@ def _wide(value: Tensor, like: Tensor) -> Tensor:
         return value
     shape = torch.broadcast_shapes(value.shape, like.shape)  # type: ignore[no-untyped-call]
     return value.expand(shape)
+
+
+def _outer_sides(
+    structure: Structure, values: State, local: Local
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the post- and the presynaptic side of every outer product."""
+    t = _clock(local)
+    for post, pre in structure.outer:
+        p = torch.ones_like(local.y) if post is None else _wide(post(t, values), local.y)
+        q = torch.ones_like(local.x) if pre is None else _wide(pre(t, values), local.x)
+        yield p, q
 
 
 def _outer(post: Tensor, pre: Tensor, shared: bool) -> Tensor:

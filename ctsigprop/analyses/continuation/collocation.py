@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, final
 
@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from ctsigprop.analyses.continuation.curve import Curve
 from ctsigprop.analyses.parametric import ParametricField
 
-__all__ = ["DEGREE", "Cycle", "Cycles", "multipliers", "remeshed"]
+__all__ = [
+    "DEGREE",
+    "Cycle",
+    "Cycles",
+    "even_mesh",
+    "multipliers",
+    "node_times",
+    "remeshed",
+]
 
 Array = NDArray[np.float64]
 Complex = NDArray[np.complex128]
@@ -71,6 +79,10 @@ class Cycle:
         index = np.arange(count)[:, None] * DEGREE + np.arange(DEGREE + 1)
         picked: Array = self.x[index % len(self.x)]
         return picked
+
+    def on(self, mesh: Array) -> Cycle:
+        """Return the same orbit on another mesh."""
+        return replace(self, mesh=mesh, x=self(node_times(mesh)))
 
     def __call__(self, phase: Array) -> Array:
         """Return the states at phases in [0, 1], ``(len(phase), n)``."""
@@ -267,7 +279,19 @@ def remeshed(cycle: Cycle, size: Array, count: int) -> Array:
     """Return a mesh on which the error of a cycle is spread evenly."""
     density, _ = cycle.roughness(size)
     density = density + 0.1 * max(float(density @ np.diff(cycle.mesh)), 1e-12)
-    filled = np.concatenate([[0.0], np.cumsum(density * np.diff(cycle.mesh))])
-    mesh = np.interp(np.linspace(0, filled[-1], count + 1), filled, cycle.mesh)
+    return even_mesh(cycle.mesh, density * np.diff(cycle.mesh), count)
+
+
+def even_mesh(times: Array, amounts: Array, count: int) -> Array:
+    """Return a mesh whose intervals hold equal parts of the amounts between some times."""
+    filled = np.concatenate([[0.0], np.cumsum(amounts)])
+    mesh = np.interp(np.linspace(0, filled[-1], count + 1), filled, times)
     mesh[0], mesh[-1] = 0.0, 1.0
     return mesh
+
+
+def node_times(mesh: Array) -> Array:
+    """Return the times of the nodes of all intervals but the last node, which is the first."""
+    steps = np.diff(mesh)[:, None] * np.arange(DEGREE) / DEGREE
+    times: Array = (mesh[:-1, None] + steps).reshape(-1)
+    return times

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,18 @@ __all__ = [
     "Point",
     "StepControl",
     "advance",
+    "between",
     "crossing",
     "follow",
     "newton",
     "onto",
+    "unit",
+    "vanishing",
 ]
 
 Array = NDArray[np.float64]
+
+T = TypeVar("T")
 
 TOLERANCE = 1e-10
 """A Newton step of this size, relative to the scale of each unknown, is the last one."""
@@ -132,15 +137,15 @@ def onto(
         if not np.isfinite(G).all():
             raise LostError
         off = tangent @ ((u - guess) / curve.scale)
-        x = curve.solve(A, tangent, np.stack([np.append(-G, -off), _last(len(u))], -1))
+        x = curve.solve(A, tangent, np.stack([np.append(-G, -off), unit(len(u))], -1))
         delta, direction = x[:, 0], x[:, 1]
         length = np.abs(delta).max()
         if not np.isfinite(length) or (k > 2 and length > 2 * before):
             raise LostError
         u, before = u + delta * curve.scale, length
         if length < TOLERANCE:
-            unit = direction / np.linalg.norm(direction)
-            return Point(u, unit, A, float(np.abs(G).max()), step), k
+            along = direction / np.linalg.norm(direction)
+            return Point(u, along, A, float(np.abs(G).max()), step), k
     raise LostError
 
 
@@ -176,6 +181,37 @@ def follow(curve: Curve, start: Point, control: StepControl) -> Iterator[Point]:
         yield here
 
 
+def between(curve: Curve, a: Point, b: Point, share: float) -> Point:
+    """Return the point of a curve across a share of the chord from one point to another."""
+    chord = b.u - a.u
+    scaled = chord / curve.scale
+    return onto(curve, a.u + share * chord, scaled / np.linalg.norm(scaled))[0]
+
+
+def vanishing(
+    curve: Curve, a: Point, b: Point, look: Callable[[Point], T], test: Callable[[T], float]
+) -> T | None:
+    """Return what is seen at the point between two where a test changes its sign.
+
+    By bracketing along the chord; None where the test has no change of sign, or a point is lost.
+    """
+    from scipy.optimize import brentq
+
+    seen: dict[float, T] = {}
+
+    def value(share: float) -> float:
+        seen[share] = look(between(curve, a, b, share))
+        return test(seen[share])
+
+    try:
+        share = float(brentq(value, 0.0, 1.0, xtol=1e-13, rtol=1e-13))
+        if share not in seen:
+            value(share)
+    except (LostError, ValueError):
+        return None
+    return seen[share]
+
+
 def crossing(
     curve: Curve, inside: Point, outside: Point, value: float, k: int = -1
 ) -> Point | None:
@@ -185,16 +221,15 @@ def crossing(
         return None
     guess = inside.u + (value - a) / (b - a) * (outside.u - inside.u)
     guess[k] = value
-    across = np.zeros(len(guess))
-    across[k] = 1.0
     try:
-        point, _ = onto(curve, guess, across)
+        point, _ = onto(curve, guess, unit(len(guess), k))
     except LostError:
         return None
     return replace(point, tangent=point.tangent * np.sign(point.tangent @ inside.tangent))
 
 
-def _last(size: int) -> Array:
-    unit = np.zeros(size)
-    unit[-1] = 1.0
-    return unit
+def unit(size: int, k: int = -1) -> Array:
+    """Return the direction of one unknown, the last by default: across it that unknown stands."""
+    vector = np.zeros(size)
+    vector[k] = 1.0
+    return vector

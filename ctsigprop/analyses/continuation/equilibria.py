@@ -13,6 +13,7 @@ from ctsigprop.analyses.continuation.curve import (
     LostError,
     Point,
     StepControl,
+    between,
     crossing,
     follow,
     newton,
@@ -31,7 +32,17 @@ from ctsigprop.analyses.continuation.normal_forms import (
     fold_coefficient,
 )
 
-__all__ = ["Branch", "Located", "NotIsolatedError", "Region", "lies_on", "other_tangents", "trace"]
+__all__ = [
+    "MARGINAL",
+    "Branch",
+    "Located",
+    "NotIsolatedError",
+    "Region",
+    "eigenvalues",
+    "lies_on",
+    "other_tangents",
+    "trace",
+]
 
 Array = NDArray[np.float64]
 Complex = NDArray[np.complex128]
@@ -265,11 +276,10 @@ def _between(
     if found is not None and not (turned and found.kind == "transcritical"):
         yield found
         return
-    chord = (b.u - a.u) / curve.scale
-    length = np.linalg.norm(chord)
+    length = np.linalg.norm((b.u - a.u) / curve.scale)
     if length > FINEST:  # several things, such as a fold beside a transcritical point
         try:
-            middle, _ = onto(curve, (a.u + b.u) / 2, chord / length)
+            middle = between(curve, a, b, 0.5)
         except LostError:
             return
         inside = _signs(curve, middle, eigenvalues(curve, [middle])[0])

@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctsigprop.analyses.plots.bifurcations import (
+from ctsigprop.analyses.plots.branches import (
     draw_bifurcations,
+    draw_branches,
+    draw_cycles,
     heights_of,
     name_bifurcations,
-    stretches,
 )
 from ctsigprop.analyses.plots.look import (
-    BLACK,
     BLUE,
-    GREEN,
     GREY,
     PURPLE,
     label,
@@ -28,7 +27,7 @@ from ctsigprop.analyses.plots.portraits import component
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from xarray import Dataset, DataTree
+    from xarray import DataTree
 
 __all__ = ["plot_fast_slow"]
 
@@ -95,34 +94,11 @@ def _draw_plane(ax: Axes, tree: DataTree, name: str, shown: str) -> None:
     p = str(tree.attrs["slow"])
     branches, points = tree["branches"].to_dataset(), tree["bifurcations"].to_dataset()
     rings = tree["cycles"].to_dataset() if "cycles" in tree.children else None
-    values = _column(branches, name, "point")
-    verdicts = branches["stability"].attrs["flag_meanings"].split()
-    unsteady = np.isin(
-        branches["stability"].values, [verdicts.index(v) for v in ("unstable", "saddle")]
-    )
-    for rows, unstable in stretches(branches["branch"].values, unsteady):
-        ax.plot(
-            branches[p][rows],
-            values[rows],
-            color=BLACK,
-            ls="--" if unstable else "-",
-            lw=1.0 if unstable else 1.8,
-            label=f"{'unstable' if unstable else 'stable'} equilibrium",
-        )
-    variable, _, index = name.partition("[")
+    draw_branches(ax, branches, p, name)
     if rings is not None:
-        for rows, unstable in stretches(rings["branch"].values, rings["stability"].values != 0):
-            for of in ("_min", "_max"):
-                ax.plot(
-                    rings[p][rows],
-                    _column(rings, variable + of + ("[" + index if index else ""), "orbit")[rows],
-                    color=GREEN,
-                    ls="--" if unstable else "-",
-                    lw=1.0 if unstable else 1.8,
-                    label=f"{'unstable' if unstable else 'stable'} cycle, extremes",
-                )
+        draw_cycles(ax, rings, p, name)
     path = tree["trajectory"].to_dataset()
-    z, y = path[p].values, _column(path, name, "time")
+    z, y = path[p].values, component(path, name, "time")
     meanings = path["place"].attrs["flag_meanings"].split()
     _draw_path(ax, z, y, path["place"].values, meanings, 1.1)
     draw_bifurcations(ax, points, p, heights_of(points, rings, p, name))
@@ -141,7 +117,7 @@ def _draw_plane(ax: Axes, tree: DataTree, name: str, shown: str) -> None:
     room = 0.25 * np.ptp(y)
     ax.set_ylim(y.min() - room, y.max() + room)
     ax.set_xlabel(label(path[p]))
-    ax.set_ylabel(label(path[variable], math_name(shown)))
+    ax.set_ylabel(label(path[name.partition("[")[0]], math_name(shown)))
     ax.set_title(tree.attrs["title"], pad=16)
     name_bifurcations(ax, points, p)
 
@@ -152,7 +128,7 @@ def _draw_courses(above: Axes, below: Axes, tree: DataTree, shown: str) -> None:
     name = tree.attrs["components"][list(tree.attrs["axes"]).index(shown)]
     meanings = path["place"].attrs["flag_meanings"].split()
     t, place = path["time"].values, path["place"].values
-    _draw_path(above, t, _column(path, name, "time"), place, meanings, 1.0)
+    _draw_path(above, t, component(path, name, "time"), place, meanings, 1.0)
     _draw_path(below, t, path[p].values, place, meanings, 1.4)
     above.set_ylabel(label(path[name.partition("[")[0]], math_name(shown)))
     below.set_ylabel(label(path[p]))
@@ -169,7 +145,3 @@ def _draw_path(ax: Axes, x: Any, y: Any, place: Any, meanings: list[str], width:
         there = meanings[place[rows[0]]]
         own = np.append(rows, rows[-1] + 1) if rows[-1] + 1 < len(x) else rows
         ax.plot(x[own], y[own], color=COLOURS[there], lw=width, zorder=4, label=SAID[there])
-
-
-def _column(dataset: Dataset, name: str, dim: str) -> Any:
-    return component(dataset, name, dim).reshape(dataset.sizes[dim])

@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctsigprop.analyses.plots.bifurcations import draw_bifurcations, name_bifurcations, stretches
+from ctsigprop.analyses.plots.branches import (
+    draw_bifurcations,
+    draw_branches,
+    draw_cycles,
+    heights_of,
+    name_bifurcations,
+)
 from ctsigprop.analyses.plots.look import (
     BLACK,
     BLUE,
-    GREEN,
     GREY,
     ORANGE,
     PURPLE,
@@ -189,37 +194,11 @@ def _draw_diagram(ax: Axes, tree: DataTree, values: list[float]) -> None:
     """Draw the first component of all equilibria against the parameter."""
     p, name = str(tree.attrs["parameter"]), tree.attrs["components"][0]
     branches, points = tree["branches"].to_dataset(), tree["bifurcations"].to_dataset()
-    height = component(branches, name, "point").reshape(-1)
-    verdicts = branches["stability"].attrs["flag_meanings"].split()
-    unsteady = np.isin(
-        branches["stability"].values, [verdicts.index(v) for v in ("unstable", "saddle")]
-    )
-    for rows, unstable in stretches(branches["branch"].values, unsteady):
-        ax.plot(
-            branches[p][rows],
-            height[rows],
-            color=BLACK,
-            ls="--" if unstable else "-",
-            lw=1.0 if unstable else 1.8,
-            label=f"{'unstable' if unstable else 'stable'} equilibrium",
-        )
-    if "cycles" in tree.children:
-        rings = tree["cycles"].to_dataset()
-        variable, _, index = name.partition("[")
-        for rows, unstable in stretches(rings["branch"].values, rings["stability"].values != 0):
-            for of in ("_min", "_max"):
-                extreme = component(rings, variable + of + ("[" + index if index else ""), "orbit")
-                ax.plot(
-                    rings[p][rows],
-                    extreme.reshape(-1)[rows],
-                    color=GREEN,
-                    ls="--" if unstable else "-",
-                    lw=1.0 if unstable else 1.8,
-                    label=f"{'unstable' if unstable else 'stable'} cycle, extremes",
-                )
-    at = component(points, name, "bifurcation").reshape(-1)
-    kept = np.flatnonzero(np.isfinite(at))
-    draw_bifurcations(ax, points.isel(bifurcation=kept), p, [[float(y)] for y in at[kept]])
+    rings = tree["cycles"].to_dataset() if "cycles" in tree.children else None
+    draw_branches(ax, branches, p, name)
+    if rings is not None:
+        draw_cycles(ax, rings, p, name)
+    draw_bifurcations(ax, points, p, heights_of(points, rings, p, name))
     for value in values:
         ax.axvline(value, color=GREY, lw=0.8, ls=":", zorder=0)
     ax.set_xlim(*tree.attrs["bounds"])

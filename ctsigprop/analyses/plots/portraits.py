@@ -191,4 +191,4 @@ def component(dataset: Dataset, name: str, *leading: str) -> Any:
     array = dataset[variable].transpose(*leading, ...)
     own = array.dims[len(leading) :]
     chosen = dict(zip(own, map(int, index.split(",")), strict=True)) if index else {}
-    return array.isel(chosen).values
+    return array.isel(chosen).values.reshape([array.sizes[dim] for dim in leading])

@@ -39,6 +39,8 @@ class Layout:
         The sizes of each variable's own dims.
     batch : tuple of int
         The leading axes.
+    together : bool
+        Whether the whole batch is one sample, though nothing is shared.
     """
 
     def __init__(
@@ -46,13 +48,14 @@ class Layout:
         state: Mapping[str, Tensor],
         dims: Mapping[str, tuple[int, ...]],
         batch: tuple[int, ...],
+        together: bool = False,
     ) -> None:
         self.batch = tuple(batch)
         self.names = tuple(state)
         self.dims = {name: tuple(dims[name]) for name in state}
         self.shapes = {name: tuple(state[name].shape) for name in state}
-        self.coupled = bool(self.batch) and any(
-            len(self.shapes[name]) == len(self.dims[name]) for name in state
+        self.coupled = bool(self.batch) and (
+            together or any(len(self.shapes[name]) == len(self.dims[name]) for name in state)
         )
         self.samples = 1 if self.coupled else torch.Size(self.batch).numel()
         self.slices: dict[str, slice] = {}

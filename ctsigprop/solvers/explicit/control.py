@@ -137,11 +137,11 @@ class Control:
             ratio = (error / scale)[sample].abs()
             return int(torch.where(torch.isnan(ratio), torch.inf, ratio).argmax())
 
-    def follow(self, size: Tensor, errors: Tensor, cut: Tensor) -> None:
+    def follow(self, size: Tensor, errors: Tensor, cut: Tensor | None) -> None:
         """Set the next step after one of which every sample was accepted.
 
         `size` is what was tried; where it was `cut` short to land on a stop, the step that was
-        meant counts as well.
+        meant counts as well (None: nowhere).
         """
         factor = errors.clamp(min=1e-10).pow_(-INTEGRAL * self.exponent)
         factor *= self.previous.pow(PROPORTIONAL * self.exponent)
@@ -151,10 +151,12 @@ class Control:
             self.retried = torch.zeros_like(self.retried)
             self.calm = True
         h = size * factor
-        self.h = torch.where(cut, torch.maximum(h, self.h), h)
+        self.h = h if cut is None else torch.where(cut, torch.maximum(h, self.h), h)
         self.previous = errors.clamp(min=FLOOR)
 
-    def follow_some(self, size: Tensor, errors: Tensor, accepted: Tensor, cut: Tensor) -> None:
+    def follow_some(
+        self, size: Tensor, errors: Tensor, accepted: Tensor, cut: Tensor | None
+    ) -> None:
         """Set the next step after one that some samples have to repeat."""
         before = self.previous
         shrunk = size * (SAFETY * errors**-self.exponent).clamp(SMALLEST, 1.0)

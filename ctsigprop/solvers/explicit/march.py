@@ -65,9 +65,13 @@ class March:
         self.rejected = torch.zeros_like(self.pointer)
         self.missed = torch.zeros_like(self.pointer)
         self.stiff = torch.zeros_like(self.pointer)
-        self.active = torch.ones(samples, dtype=torch.bool, device=device)
+        self.everyone = self.active = torch.ones(samples, dtype=torch.bool, device=device)
+        self.under_way = samples > 0
+        self.retreating = False  # whether a sample has met a NaN
+        self.forward = bool((self.sign >= 0).all())
         furthest = torch.maximum(self.start.detach().abs(), self.end.abs())
         self.least = ROUNDINGS * spacing(furthest)
+        self.least_of_all = float(self.least.max()) if samples else 0.0
         self.together = control is None and problem.t.dim() == 1 and not problem.events
         self.stopped = False  # whether an event has ended a sample
         self.suspects: Tensor | None = None
@@ -80,7 +84,7 @@ class March:
             try:
                 self._begin()
                 turn = 0
-                while bool(self.active.any()):
+                while self.under_way:
                     turn += 1
                     self._look_ahead(turn)
                     self._step()
@@ -128,21 +132,23 @@ class March:
         times = self._inside(self.t + self.method.nodes * size)
         return self.method(self._derivative, times, self.t, self.y, self.f, size)
 
-    def _propose(self) -> tuple[Tensor, Tensor]:
-        """Return the signed size of each sample's step, and whether it lands on its stop."""
+    def _propose(self) -> tuple[Tensor, Tensor | None]:
+        """Return the signed size of each sample's step, and who lands on its stop, if any does."""
         remaining = self.target - self.t
         if self.control is None:
             landing = self.active
             if self.watch is not None:  # whoever met an event catches up with the others
                 landing = landing & (self.pointer == self.pointer[self.active].min())
             return torch.where(landing, remaining, 0.0), landing
-        size = self.control.h * self.sign
-        landing = self.control.h * STRETCH >= remaining.detach().abs()
-        if bool(landing.any()):
-            size = torch.where(landing, remaining, size)
+        h = self.control.h
+        size = h if self.forward else h * self.sign
+        near = h * STRETCH >= remaining.detach().abs()
+        lands = bool(near.any())
+        if lands:
+            size = torch.where(near, remaining, size)
         if self.stopped:
             size = torch.where(self.active, size, 0.0)
-        return size, landing & self.active
+        return size, near & self.active if lands or self.stopped else None
 
     def _step(self) -> None:
         size, landing = self._propose()
@@ -152,23 +158,24 @@ class March:
         if accepted is None:
             return
         at = self.t + step.h
-        reached = torch.where(landing, self.target, at)
+        reached = at if landing is None else torch.where(landing, self.target, at)
         fired = None
         if self.watch is not None:
             step, fired = self.watch.truncate(step, reached, accepted, self._take)
         if fired is not None:
             at = self.t + step.h
             short = (self.target - at).detach().abs() > spacing(at.detach())
+            landing = torch.zeros_like(accepted) if landing is None else landing
             landing = landing & ~(fired.any(dim=0) & short)
             reached = torch.where(landing, self.target, at)
         self._record(step, reached, accepted)
         if self.problem.dense:
             self.steps.append(step)
         self._advance(step, reached, accepted)
-        self._turn(landing & accepted, fired, at)
+        self._turn(None if landing is None else landing & accepted, fired, at)
         self._tell()
 
-    def _judge(self, step: Step, landing: Tensor) -> Tensor | None:
+    def _judge(self, step: Step, landing: Tensor | None) -> Tensor | None:
         """Say which samples' steps stand; None if none does."""
         if self.control is None:
             if not bool(torch.isfinite(step.end).all()):
@@ -177,32 +184,38 @@ class March:
                 raise diverged(self.layout, time, self.y.detach(), step.end.detach())
             return self.active
         errors = self.control.errors(step)
-        accepted = errors <= 1
         size = step.h.detach().abs()
-        cut = landing | (size == 0)
-        if bool(accepted.all()):
+        cut = None if landing is None else landing | (size == 0)
+        if float(errors.max()) <= 1:
+            accepted = self.everyone
             self.control.follow(size, errors, cut)
-            if bool((self.control.h < self.least).any()):
+            if float(self.control.h.min()) < self.least_of_all and bool(
+                (self.control.h < self.least).any()
+            ):
                 self._require_headway(step, self.active)
         else:
+            accepted = errors <= 1
             wrong = ~torch.isfinite(errors)
             self.rejected = self.rejected + ~accepted
             if bool(wrong.any()):
                 # nobody goes on: a NaN in the graph of one would reach the gradients of all
                 self.control.back_off(size, wrong)
                 self.missed = self.missed + wrong
+                self.retreating = True
                 self._require_headway(step, wrong)
                 return None
             self.control.follow_some(size, errors, accepted, cut)
             self._require_headway(step, ~accepted)
         if self.suspects is not None:
             self._require_ease(step, self.suspects)
-        self.missed = torch.where(accepted, 0, self.missed)
-        return accepted if bool(accepted.any()) else None
+        if self.retreating:
+            self.missed = torch.where(accepted, 0, self.missed)
+            self.retreating = bool(self.missed.any())
+        return accepted if accepted is self.everyone or bool(accepted.any()) else None
 
     def _record(self, step: Step, reached: Tensor, accepted: Tensor) -> None:
         """Hand over the rows that lie in the step of each sample."""
-        now = reached.detach() * self.sign
+        now = reached.detach() if self.forward else reached.detach() * self.sign
         if not bool((now >= self.due).any()):
             return
         now = now[None] if len(self.ordered) == 1 else now[:, None]
@@ -234,21 +247,21 @@ class March:
         return torch.where(self.next_row < rows.shape[1], due, torch.inf)
 
     def _advance(self, step: Step, reached: Tensor, accepted: Tensor) -> None:
-        if bool(accepted.all()):
+        if accepted is self.everyone or bool(accepted.all()):
             self.t = reached
             self.y, self.f = self.method.carried(step)
         else:
             self.t = torch.where(accepted, reached, self.t)
             self.y = torch.where(accepted[:, None], step.end, self.y)
-            self.f = torch.where(accepted[:, None], step.stages[-1], self.f)
+            self.f = torch.where(accepted[:, None], step.last, self.f)
 
-    def _turn(self, landed: Tensor, fired: Tensor | None, at: Tensor) -> None:
+    def _turn(self, landed: Tensor | None, fired: Tensor | None, at: Tensor) -> None:
         """Go on to the next stop, and through events."""
-        lands = bool(landed.any())
+        lands = landed is not None and bool(landed.any())
         if fired is None and not lands:
             return
-        renew = torch.zeros_like(landed)
-        if lands:
+        renew = torch.zeros_like(self.active)
+        if landed is not None and lands:
             done = landed & (self.target.detach() == self.end)
             renew = landed & ~done & self.stops.pick(self.stops.jumps, self.pointer)
             self.active = self.active & ~done
@@ -260,6 +273,7 @@ class March:
             self.active = self.active & ~ended
             self.stopped = self.stopped or bool(ended.any())
             renew = renew | reset
+        self.under_way = bool(self.active.any())
         if bool(renew.any()):
             f = self._slope(self.t, self.y)
             self.f = torch.where(renew[:, None], f, self.f)

@@ -31,8 +31,8 @@ def interpolate(y: Tensor, h: Tensor, stages: Tensor, theta: Tensor, dense: Tens
 class Step:
     """A step of every sample: from `y` at `t` to `end` at ``t + h``.
 
-    Shapes: `t`, `h` (samples,), `y`, `end` (samples, size), `stages` (s, samples, size), of which
-    the first is the derivative at the start and the last the one at the end.
+    Shapes: `t`, `h` (samples,), `y`, `end`, `last` (samples, size), `stages` (s, samples, size), of
+    which the first is the derivative at the start, and `last` the one at the end.
     """
 
     t: Tensor
@@ -40,6 +40,7 @@ class Step:
     y: Tensor
     stages: Tensor
     end: Tensor
+    last: Tensor
     dense: Tensor
 
     def at(self, theta: Tensor) -> Tensor:
@@ -84,25 +85,37 @@ class RungeKutta:
     ) -> Step:
         """Step every sample by its `h`; `f` is its derivative at the start."""
         scale = h.to(y.dtype)[:, None]
-        count = len(self.rows)
-        end = y
-        # a graph needs each stage as it was; without one, they share a buffer
         if torch.is_grad_enabled():
-            kept = [f]
-            for i in range(1, count):
-                end = torch.addcmul(y, scale, self.combine(self.rows[i], torch.stack(kept)))
-                kept.append(derivative(times[i], end))
-            return Step(t, h, y, torch.stack(kept), end, self.dense)
-        stages = y.new_empty((count, *y.shape))
-        stages[0] = f
+            stages, end = self._taped(derivative, times, y, f, scale)
+            return Step(t, h, y, torch.stack(stages), end, stages[-1], self.dense)
+        count, end = len(self.rows), y
+        buffer = y.new_empty((count, *y.shape))
+        buffer[0] = f
+        columns = buffer.reshape(count, -1).T
         for i in range(1, count):
-            end = torch.addcmul(y, scale, self.combine(self.rows[i], stages[:i]))
-            stages[i] = derivative(times[i], end)
-        return Step(t, h, y, stages, end, self.dense)
+            slope = torch.mv(columns[:, :i], self.rows[i]).reshape(y.shape)
+            end = torch.addcmul(y, scale, slope)
+            buffer[i] = derivative(times[i], end)
+        return Step(t, h, y, buffer, end, buffer[-1], self.dense)
+
+    def _taped(
+        self, derivative: Derivative, times: Tensor, y: Tensor, f: Tensor, scale: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
+        """Return the stages and the end, by sums of which the graph keeps no number."""
+        stages, moves, end = [f], [scale * f], y
+        for i in range(1, len(self.rows)):
+            end = y
+            for weight, move in zip(self.tableau.a[i], moves, strict=True):
+                if weight:
+                    end = torch.add(end, move, alpha=weight)
+            stages.append(derivative(times[i], end))
+            if i < len(self.rows) - 1:
+                moves.append(scale * stages[-1])
+        return stages, end
 
     def carried(self, step: Step) -> tuple[Tensor, Tensor]:
         """Return the state and the derivative that the next step begins with."""
-        return step.end, step.stages[-1]
+        return step.end, step.last
 
     def combine(self, weights: Tensor, stages: Tensor) -> Tensor:
         """Return Σ_i w_i k_i."""
@@ -132,12 +145,12 @@ class Exponential:
         scale = h.to(y.dtype)[:, None]
         slope = phi1(scale * self._rates(times[0], y)) * f
         end = y + scale * slope
-        stages = torch.stack([f, slope, derivative(times[1], end)])
-        return Step(t, h, y, stages, end, self.dense)
+        last = derivative(times[1], end)
+        return Step(t, h, y, torch.stack([f, slope, last]), end, last, self.dense)
 
     def carried(self, step: Step) -> tuple[Tensor, Tensor]:
         """Return the state and the derivative that the next step begins with."""
-        return step.end, step.stages[-1]
+        return step.end, step.last
 
     def _rates(self, t: Tensor, y: Tensor) -> Tensor:
         layout = self.problem.layout

@@ -77,6 +77,9 @@ class Layout:
     def unpack(self, flat: Tensor) -> State:
         """Return views of a ``(samples, size)`` tensor by name; leading axes are kept."""
         lead = flat.shape[:-2]
+        if len(self.names) == 1:
+            name = self.names[0]
+            return {name: flat.reshape((*lead, *self.shapes[name]))}
         return {
             name: flat[..., part].reshape((*lead, *self.shapes[name]))
             for name, part in self.slices.items()
@@ -134,6 +137,9 @@ class Statistics:
         Wall time.
     low_rank : tuple of str
         The weights that were stepped by their factors; all others were stepped as they are.
+    taped, repeated : int
+        Where gradients are wanted within a limit of memory: steps whose graph is kept, and steps
+        (and evaluations at jumps) that are repeated for their gradient.
     """
 
     evaluations: int = 0
@@ -141,6 +147,8 @@ class Statistics:
     rejections: int = 0
     seconds: float = 0.0
     low_rank: tuple[str, ...] = ()
+    taped: int = 0
+    repeated: int = 0
 
     def add(self, other: Statistics) -> None:
         """Add the cost of another stretch of the same run."""
@@ -148,6 +156,8 @@ class Statistics:
         self.steps += other.steps
         self.rejections += other.rejections
         self.low_rank = other.low_rank
+        self.taped += other.taped
+        self.repeated += other.repeated
 
 
 class Recorder:

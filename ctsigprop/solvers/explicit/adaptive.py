@@ -9,7 +9,7 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from ctsigprop.solvers.base import Problem, Solver, State
-from ctsigprop.solvers.explicit.control import Control, Tolerance, check_tolerances
+from ctsigprop.solvers.explicit.control import PROPORTIONAL, Control, Tolerance, check_tolerances
 from ctsigprop.solvers.explicit.fixed import run_fixed
 from ctsigprop.solvers.explicit.joint import joint
 from ctsigprop.solvers.explicit.march import March
@@ -21,7 +21,7 @@ from ctsigprop.solvers.explicit.structured import (
     structured,
 )
 from ctsigprop.solvers.explicit.tableaus import BOGACKI_SHAMPINE, DOPRI5, TSIT5, Tableau
-from ctsigprop.solvers.options import check_max_steps, check_positive
+from ctsigprop.solvers.options import TAPE, check_max_steps, check_positive, check_tape
 from ctsigprop.solvers.stops import landings
 
 __all__ = ["BogackiShampine", "Dopri5", "Tsit5"]
@@ -54,9 +54,15 @@ class Embedded(Solver):
         the same numbers but for rounding, at a fraction of the cost. Where it cannot be (gradients,
         events, dense output, signs or bounds of weights), they are stepped as they are.
     together : bool, optional
-        Whether a batch takes its steps together, with the mean of the error over the batch too:
-        fewer steps at less cost each, as suits a learned field. What comes out for a sample then
-        depends, within the tolerance, on its neighbours.
+        Whether a batch takes its steps together, with the mean of the error over the batch too, and
+        integral control (HNW I, II.4, (4.13)), which lengthens them faster: fewer steps at less
+        cost each, as suits a learned field. What comes out for a sample then depends, within the
+        tolerance, on its neighbours.
+    tape : float, optional
+        Memory that the graph of a run may take for gradients, in MiB. Beyond it a step is kept by
+        where it begins, and repeated in the backward pass: the same gradients, second derivatives
+        too, at about 1.5 times the cost, in memory of two states a step. 0 repeats every step,
+        ``inf`` none.
 
     Raises
     ------
@@ -76,6 +82,7 @@ class Embedded(Solver):
     dt: float | None = None
     low_rank: bool = True
     together: bool = False
+    tape: float = TAPE
 
     events: ClassVar[bool] = True
     ragged: ClassVar[bool] = True
@@ -85,6 +92,7 @@ class Embedded(Solver):
     def __post_init__(self) -> None:
         check_tolerances(self.rtol, self.atol)
         check_max_steps(self.max_steps)
+        check_tape(self.tape)
         if self.first_step is not None:
             check_positive("first_step", self.first_step)
         if self.dt is not None:
@@ -93,7 +101,9 @@ class Embedded(Solver):
     def integrate(self, problem: Problem) -> Callable[[Tensor], State] | None:
         """Fill ``problem.recorder``; return the interpolant where one was asked for."""
         if self.dt is not None:
-            return run_fixed(problem, self.tableau, self.dt, self.max_steps, self.low_rank)
+            return run_fixed(
+                problem, self.tableau, self.dt, self.max_steps, self.low_rank, self.tape
+            )
         lazy = structured(problem, self.tableau, measured=True) if self.low_rank else None
         if lazy is not None:
             self._run_structured(lazy)
@@ -102,9 +112,18 @@ class Embedded(Solver):
             problem = joint(problem)
         y = problem.layout.pack(problem.y0)
         method = RungeKutta(self.tableau, y.detach())
-        control = Control(method, problem.layout, y.detach(), self.rtol, self.atol, self.first_step)
+        control = Control(
+            method,
+            problem.layout,
+            y.detach(),
+            self.rtol,
+            self.atol,
+            self.first_step,
+            0.0 if self.together else PROPORTIONAL,
+        )
         problem.recorder.row(0, problem.y0)
-        return March(problem, method, landings(problem), control, self.max_steps).run()
+        stops = landings(problem)
+        return March(problem, method, stops, control, self.max_steps, self.tape).run()
 
     def _run_structured(self, lazy: Structured) -> None:
         problem = lazy.problem

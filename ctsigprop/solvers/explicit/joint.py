@@ -47,6 +47,7 @@ class _Parted(Recorder):
 
     def scatter(self, index: Tensor, sample: Tensor, values: Tensor) -> None:
         """Record outputs ``index[k]``: states of the whole batch, ``(k, size)``."""
+        del sample  # there is one
         to = self.given.layout
         state = self.layout.unpack(values[:, None])
         rows = torch.cat([state[name].reshape(len(index), to.samples, -1) for name in to.names], 2)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from ctsigprop.errors import StepLimitError
 from ctsigprop.solvers.base import Problem
+from ctsigprop.solvers.explicit.checkpoints import Checkpoints
 from ctsigprop.solvers.explicit.control import Control
 from ctsigprop.solvers.explicit.dense import Interpolant
 from ctsigprop.solvers.explicit.onestep import OneStep, Step
@@ -39,6 +42,8 @@ class March:
         Chooses the steps between stops; None takes one step from stop to stop.
     max_steps : int
         The most steps of a sample, rejected ones included.
+    tape : float
+        Memory of the graph that is kept for gradients, in MiB, before steps are repeated.
     """
 
     def __init__(
@@ -48,7 +53,9 @@ class March:
         stops: Stops,
         control: Control | None,
         max_steps: int,
+        tape: float = math.inf,
     ) -> None:
+        self.checkpoints = Checkpoints(problem, tape)
         self.problem, self.layout, self.method = problem, problem.layout, method
         self.stops, self.control, self.max_steps = stops, control, max_steps
         self.y0 = self.y = self.layout.pack(problem.y0)
@@ -126,11 +133,34 @@ class March:
         return t + (inside - t).detach() if t.requires_grad else inside
 
     def _slope(self, t: Tensor, y: Tensor) -> Tensor:
-        return self._derivative(self._inside(t), y)
+        (f,) = self.checkpoints.call(self._evaluated, 1, self._inside(t), y)
+        return f
+
+    def _evaluated(self, t: Tensor, y: Tensor) -> tuple[Tensor]:
+        return (self._derivative(t, y),)
 
     def _take(self, size: Tensor) -> Step:
         times = self._inside(self.t + self.method.nodes * size)
-        return self.method(self._derivative, times, self.t, self.y, self.f, size)
+        if self.checkpoints.spent and torch.is_grad_enabled():
+            end, last, stages = self.checkpoints.call(
+                self._stepped, 2, times, self.t, self.y, self.f, size
+            )
+            return Step(self.t, size, self.y, stages, end, last, self.method.dense)
+        step = self.method(self._derivative, times, self.t, self.y, self.f, size)
+        if torch.is_grad_enabled():
+            y = self.y.detach()
+            self.checkpoints.taped(
+                len(step.stages) - 1, lambda: self._derivative(times[0], y.requires_grad_())
+            )
+        return step
+
+    def _stepped(
+        self, times: Tensor, t: Tensor, y: Tensor, f: Tensor, size: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        step = self.method(self._derivative, times, t, y, f, size)
+        # a slice would hold on to all stages
+        last = step.last if torch.is_grad_enabled() else step.last.clone()
+        return step.end, last, step.stages
 
     def _propose(self) -> tuple[Tensor, Tensor | None]:
         """Return the signed size of each sample's step, and who lands on its stop, if any does."""

@@ -16,6 +16,9 @@ __all__ = ["Derivative", "Exponential", "OneStep", "RungeKutta", "Step", "interp
 
 Derivative = Callable[[Tensor, Tensor], Tensor]
 
+SMALL = 100_000
+"""States of more numbers are summed by one product with the weights, which reads them once."""
+
 
 def interpolate(y: Tensor, h: Tensor, stages: Tensor, theta: Tensor, dense: Tensor) -> Tensor:
     """Evaluate y + h Σ_i (Σ_j dense_ij θ^(j+1)) k_i.
@@ -60,6 +63,10 @@ class OneStep(Protocol):
     def nodes(self) -> Tensor:
         """Where in the step the derivative is wanted, ``(s, 1)``, from 0 to 1."""
 
+    @property
+    def dense(self) -> Tensor:
+        """The polynomials of the interpolant, ``(s, degree)``."""
+
     def __call__(
         self, derivative: Derivative, times: Tensor, t: Tensor, y: Tensor, f: Tensor, h: Tensor
     ) -> Step:
@@ -85,31 +92,39 @@ class RungeKutta:
     ) -> Step:
         """Step every sample by its `h`; `f` is its derivative at the start."""
         scale = h.to(y.dtype)[:, None]
-        if torch.is_grad_enabled():
-            stages, end = self._taped(derivative, times, y, f, scale)
+        if y.numel() <= SMALL:
+            stages, end = self._summed(derivative, times, y, f, scale)
             return Step(t, h, y, torch.stack(stages), end, stages[-1], self.dense)
         count, end = len(self.rows), y
+        # a graph needs each stage as it was; without one, they share a buffer
+        if torch.is_grad_enabled():
+            kept = [f]
+            for i in range(1, count):
+                end = torch.addcmul(y, scale, self.combine(self.rows[i], torch.stack(kept)))
+                kept.append(derivative(times[i], end))
+            return Step(t, h, y, torch.stack(kept), end, kept[-1], self.dense)
         buffer = y.new_empty((count, *y.shape))
         buffer[0] = f
-        columns = buffer.reshape(count, -1).T
         for i in range(1, count):
-            slope = torch.mv(columns[:, :i], self.rows[i]).reshape(y.shape)
-            end = torch.addcmul(y, scale, slope)
+            end = torch.addcmul(y, scale, self.combine(self.rows[i], buffer[:i]))
             buffer[i] = derivative(times[i], end)
         return Step(t, h, y, buffer, end, buffer[-1], self.dense)
 
-    def _taped(
+    def _summed(
         self, derivative: Derivative, times: Tensor, y: Tensor, f: Tensor, scale: Tensor
     ) -> tuple[list[Tensor], Tensor]:
-        """Return the stages and the end, by sums of which the graph keeps no number."""
+        """Return the stages and the end, by sums of which a graph keeps no number."""
         stages, moves, end = [f], [scale * f], y
-        for i in range(1, len(self.rows)):
+        last, taped = len(self.rows) - 1, torch.is_grad_enabled()
+        for i, at in zip(range(1, last + 1), times[1:].unbind(), strict=True):
             end = y
             for weight, move in zip(self.tableau.a[i], moves, strict=True):
-                if weight:
+                if weight and (taped or end is y):
                     end = torch.add(end, move, alpha=weight)
-            stages.append(derivative(times[i], end))
-            if i < len(self.rows) - 1:
+                elif weight:
+                    end.add_(move, alpha=weight)
+            stages.append(derivative(at, end))
+            if i < last:
                 moves.append(scale * stages[-1])
         return stages, end
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ctsigprop.signals import Signal
     from ctsigprop.system import System
 
-__all__ = ["Field", "Layout", "Problem", "Recorder", "Solver", "State", "Statistics"]
+__all__ = ["Field", "Layout", "Problem", "Recorder", "Solver", "State", "Statistics", "unheard"]
 
 Field = Callable[[Tensor, State], State]
 
@@ -203,6 +203,11 @@ class Recorder:
         return self.layout.unpack(flat[:reached])
 
 
+def unheard(t: Tensor, state: State, derivative: State | None) -> None:
+    """Take no note of an accepted step."""
+    del t, state, derivative
+
+
 @dataclass(frozen=True)
 class Problem:
     """A checked initial value problem, as `solve` hands it to a solver.
@@ -249,9 +254,7 @@ class Problem:
     inputs: Mapping[str, Signal] = attribute(default_factory=dict)
     linear: Field | None = None
     events: tuple[Event, ...] = ()
-    accepted: Callable[[Tensor, State, State | None], None] = attribute(
-        default=lambda _t, _y, _f: None
-    )
+    accepted: Callable[[Tensor, State, State | None], None] = unheard
     dense: bool = False
 
     def derivative(self, t: Tensor, flat: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ctsigprop.errors import StepLimitError
-from ctsigprop.solvers.base import Problem
+from ctsigprop.solvers.base import Problem, unheard
 from ctsigprop.solvers.explicit.checkpoints import Checkpoints
 from ctsigprop.solvers.explicit.control import Control
 from ctsigprop.solvers.explicit.dense import Interpolant
@@ -248,6 +248,13 @@ class March:
         now = reached.detach() if self.forward else reached.detach() * self.sign
         if not bool((now >= self.due).any()):
             return
+        if len(self.y) == 1:
+            row, last = int(self.next_row), self.times.shape[1] - 1
+            if float(now) == float(self.due) and (row == last or self.stops.every_row):
+                self.problem.recorder.row(row, self.layout.unpack(step.end))
+                self.next_row = self.next_row + 1
+                self.due = self._due()
+                return
         now = now[None] if len(self.ordered) == 1 else now[:, None]
         count = torch.searchsorted(self.ordered, now, right=True).reshape(-1)
         count = torch.where(accepted, count - self.next_row, 0)
@@ -313,6 +320,8 @@ class March:
             self.watch.rearm(fired, self.t, before, self.y, self.f, h.detach())
 
     def _tell(self) -> None:
+        if self.problem.accepted is unheard:
+            return
         if self.watch is not None and self.control is None:
             pointer = self.pointer[self.active]
             if pointer.numel() and bool((pointer != pointer[0]).any()):

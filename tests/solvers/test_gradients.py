@@ -37,7 +37,7 @@ def driven(seed=0):
     generator = torch.Generator().manual_seed(seed)
     held = torch.randn(3, 3, generator=generator, dtype=F64).requires_grad_()
     weights = torch.randn(2, 3, generator=generator, dtype=F64)
-    rule = ct.oja(0.3, gate=ct.Pulse(0.8, 1.4))
+    rule = ct.hebb(0.3, gate=ct.Pulse(0.8, 1.4)).learn("eta")
     synapse = ct.Synapse("x", "y", weights, plasticity=[rule])
     terms = [ct.Source("x", 3, ct.Held([0.0, 0.5, 1.1], held)), ct.rate("y", 2, tau=0.7)]
     return ct.System(*terms, synapse).learn("tau"), held
@@ -101,16 +101,16 @@ def test_gradcheck(name):
     weight = tensor([[0.3, -1.0], [1.2, 0.1]])
     y0 = tensor([[0.5, -1.0], [2.0, 0.3]])
     solver = SOLVERS[name]
-    if solver.tape and isinstance(solver, ct.Tsit5 | ct.Dopri5 | ct.BogackiShampine):
-        if solver.dt is None:  # sizes count as constants: short of their own error
-            solver = solver.with_options(rtol=1e-9, atol=1e-11)
+    if hasattr(solver, "rtol") and solver.dt is None:
+        # sizes count as constants, which is no more than the error
+        solver = solver.with_options(rtol=1e-9, atol=1e-11)
 
     def rows(weight, y0):
         system = ct.System(ct.VectorField(lambda t, y: torch.tanh(y @ weight) * t.cos(), size=2))
         return ct.solve(system, {"y": y0}, [0.0, 0.3, 1.0], solver=solver, tape=0.0)["y"]
 
     assert torch.autograd.gradcheck(rows, (weight, y0), eps=1e-5, atol=1e-6, rtol=1e-6)
-    if solver.__class__ in (ct.RK4, ct.Euler):
+    if not hasattr(solver, "rtol"):
         assert torch.autograd.gradgradcheck(rows, (weight, y0), atol=1e-6, rtol=1e-5)
 
 
@@ -144,10 +144,8 @@ def test_times(solver, ragged):
 
 def test_events_and_dense_output():
     rate, y0 = tensor(0.8), tensor([[1.0], [0.7]])
-    bounce = ct.Event(
-        "hit", lambda t, s: s["y"][..., 0] - 0.4, reset=lambda t, s: {"y": s["y"] + 1}
-    )
-    system = ct.System(ct.VectorField(lambda t, y: -rate * y, size=1))
+    bounce = ct.Event(lambda _t, s: s["y"][..., 0] - 0.4, reset=lambda _t, s: {"y": s["y"] + 1})
+    system = ct.System(ct.VectorField(lambda _t, y: -rate * y, size=1))
 
     def with_events(tape):
         run = ct.solve(system, {"y": y0}, [0.0, 1.0, 2.0], events=bounce, tape=tape)
@@ -221,7 +219,7 @@ def test_a_repeated_step_keeps_two_states(solver):
     assert steps > 20
     # two states, and times of ten samples and up to seven stages
     assert (long - short) / steps <= 2 * y0.nbytes + 8 * 10 * 10
-    assert short < whole / 50
+    assert short < whole / 10
 
 
 @pytest.mark.parametrize("solver", [ct.RK4(dt=0.01), ct.Tsit5(rtol=1e-6, first_step=0.01)])
@@ -244,7 +242,7 @@ def test_tensors_computed_before_the_run():
     weight = torch.diag(a**2)  # not a leaf
 
     def loss(tape):
-        system = ct.System(ct.VectorField(lambda t, y: -torch.tanh(y @ weight), size=2))
+        system = ct.System(ct.VectorField(lambda _t, y: -torch.tanh(y @ weight), size=2))
         run = ct.solve(system, {"y": y0 * a}, [0.0, 1.0], tape=tape)
         return run, run["y"].square().sum()
 
@@ -259,10 +257,10 @@ def test_tensors_computed_before_the_run():
 def test_sources_that_depend_on_each_other_keep_the_graph():
     a, y0 = tensor([0.5, 1.5]), tensor([[1.0, 2.0]])
     twice = 2 * a
-    run = solve_repeatedly(lambda t, y: -a * y + torch.sin(twice * y), y0)
+    run = solve_repeatedly(lambda _t, y: -a * y + torch.sin(twice * y), y0)
     assert run.statistics.repeated == 0
     whole = ct.solve(
-        ct.System(ct.VectorField(lambda t, y: -a * y + torch.sin(2 * a * y), size=2)),
+        ct.System(ct.VectorField(lambda _t, y: -a * y + torch.sin(2 * a * y), size=2)),
         {"y": y0},
         [0.0, 1.0],
     )
@@ -276,7 +274,7 @@ def test_sources_that_depend_on_each_other_keep_the_graph():
 def test_random_fields_keep_the_graph():
     y0 = tensor([[1.0, 2.0]])
     run = solve_repeatedly(
-        lambda t, y: -y * (1 + 1e-9 * torch.rand(2, dtype=F64)), y0, solver=ct.RK4(dt=0.1)
+        lambda _t, y: -y * (1 + 1e-9 * torch.rand(2, dtype=F64)), y0, solver=ct.RK4(dt=0.1)
     )
     assert run.statistics.repeated == 0
     torch.autograd.grad(run["y"][-1].sum(), y0)
@@ -295,7 +293,7 @@ def test_a_leaf_that_is_read_late_is_not_dropped():
 
 def test_a_field_that_has_changed_is_refused():
     rate, y0 = {"value": 1.0}, tensor([[1.0, 2.0]])
-    run = solve_repeatedly(lambda t, y: -rate["value"] * y, y0, solver=ct.RK4(dt=0.1))
+    run = solve_repeatedly(lambda _t, y: -rate["value"] * y, y0, solver=ct.RK4(dt=0.1))
     rate["value"] = 2.0
     with pytest.raises(GradientError, match="came out otherwise"):
         torch.autograd.grad(run["y"][-1].sum(), y0)
@@ -310,20 +308,28 @@ def test_parameters_that_have_changed_are_refused():
         torch.autograd.grad(run["y"][-1].sum(), y0)
 
 
-def test_third_derivatives_are_refused():
-    y0 = tensor([[1.0, 2.0]])
-    run = solve_repeatedly(lambda t, y: -torch.sin(y), y0)
-    (first,) = torch.autograd.grad(run["y"][-1].sum(), y0, create_graph=True)
-    (second,) = torch.autograd.grad(first.sum(), y0, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        torch.autograd.grad(second.sum(), y0)
+def test_third_derivatives():
+    rate, y0 = tensor(0.7), tensor([[1.0, 2.0]])
+    system = ct.System(ct.VectorField(lambda _t, y: -torch.sin(rate * y), size=2))
+    found = []
+    for tape in (WHOLE, 0.0):
+        run = ct.solve(system, {"y": y0}, [0.0, 1.0], tape=tape)
+        value, row = run["y"][-1].sum(), []
+        for _ in range(3):
+            by_rate, by_y0 = torch.autograd.grad(value, (rate, y0), create_graph=True)
+            row += [by_rate, by_y0]
+            value = by_rate + by_y0.sum()
+        found.append(row)
+    assert run.statistics.repeated > 0
+    assert_equal(*found, tolerance=1e-11)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 def test_functional_and_forward_derivatives_keep_the_graph():
     y0 = tensor([1.0, 2.0], False)
 
     def end(y):
-        return solve_repeatedly(lambda t, x: -torch.sin(x), y)["y"][-1]
+        return solve_repeatedly(lambda _t, x: -torch.sin(x), y)["y"][-1]
 
     expected = torch.autograd.functional.jacobian(end, y0)
     torch.testing.assert_close(torch.func.jacfwd(end, randomness="error")(y0), expected)
@@ -334,7 +340,7 @@ def test_functional_and_forward_derivatives_keep_the_graph():
 def test_a_field_that_differentiates():
     energy, y0 = network(2), tensor([[0.4, 0.2]])
 
-    def field(t, y):
+    def field(_t, y):
         with torch.enable_grad():
             y = y if y.requires_grad else y.detach().requires_grad_()
             (slope,) = torch.autograd.grad(energy(y).square().sum(), y, create_graph=True)
@@ -350,7 +356,7 @@ def test_a_field_that_differentiates():
 
 def test_impulses_share_the_limit():
     y0, field = tensor([[1.0, 2.0]]), network()
-    kicks = ct.Impulse(torch.arange(1.0, 20.0, dtype=F64), lambda t, s: {"y": s["y"] + 0.1})
+    kicks = ct.Impulse(torch.arange(1.0, 20.0, dtype=F64), lambda _t, s: {"y": s["y"] + 0.1})
     found = []
     for tape in (WHOLE, 0.05):
         run = ct.solve(learned(field), {"y": y0}, [0.0, 20.0], impulses=kicks, tape=tape)
@@ -362,10 +368,10 @@ def test_impulses_share_the_limit():
 def test_a_batch_steps_together():
     field, y0 = network(), torch.linspace(-2, 2, 40, dtype=F64).reshape(20, 2)
     t = [0.0, 0.3, 1.0, 4.0]
-    true = ct.solve(learned(field), {"y": y0}, t, rtol=1e-12, atol=1e-13)["y"]
+    true = ct.solve(learned(field), {"y": y0}, t, rtol=1e-12, atol=1e-13)["y"].detach()
     run = ct.solve(learned(field), {"y": y0}, t, rtol=1e-7, atol=1e-7, together=True)
     assert run["y"].shape == (4, 20, 2)
-    assert float((run["y"] - true).abs().max()) < 1e-6
+    assert float((run["y"].detach() - true).abs().max()) < 1e-6
     densely = ct.solve(learned(field), {"y": y0}, t, rtol=1e-7, together=True, dense=True)
     torch.testing.assert_close(
         densely(tensor([0.3, 2.0], False))["y"][0], true[1], rtol=0, atol=1e-6
@@ -374,7 +380,7 @@ def test_a_batch_steps_together():
     for together in (False, True):
         alone = ct.solve(learned(field), {"y": y0[0]}, t, together=together)
         assert torch.equal(alone["y"], ct.solve(learned(field), {"y": y0[0]}, t)["y"]) or together
-    event = ct.Event("e", lambda t, s: s["y"][..., 0])
+    event = ct.Event(lambda _t, s: s["y"][..., 0])
     with pytest.raises(ValueError, match="excludes events"):
         ct.solve(learned(field), {"y": y0}, t, events=event, together=True)
     own = tensor([[0.0, 1.0]] * 20, False)

@@ -143,8 +143,9 @@ class Tsit5(Embedded):
 
     Examples
     --------
-    >>> Tsit5(rtol=1e-8).with_options(atol=1e-12)
-    Tsit5(rtol=1e-08, atol=1e-12, max_steps=100000, first_step=None, dt=None, low_rank=True)
+    >>> Tsit5(rtol=1e-8).with_options(atol=1e-12)  # doctest: +NORMALIZE_WHITESPACE
+    Tsit5(rtol=1e-08, atol=1e-12, max_steps=100000, first_step=None, dt=None, low_rank=True,
+          together=False, tape=1024.0)
 
     Notes
     -----

@@ -15,7 +15,6 @@ from typing import Any, final
 import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
-from torch.autograd.function import once_differentiable
 from torch.autograd.graph import Node, saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
@@ -29,7 +28,7 @@ UNMEASURED = 16  # steps of a small state before their memory is looked at
 SMALL = 10_000  # numbers in a state
 UPSTREAM = 10_000  # nodes that are searched behind a tensor that was computed before the run
 
-Body = Callable[..., tuple[Tensor, ...]]
+Body = Callable[..., tuple[Any, ...]]
 
 
 @final
@@ -99,7 +98,7 @@ class Checkpoints:
         pairs = [
             (output, grad)
             for output, grad in zip(outputs, grads, strict=True)
-            if grad is not None and output.requires_grad
+            if grad is not None and output is not None and output.requires_grad
         ]
         wanted = [*inputs, *(self.sources or ())]
         where = [i for i, x in enumerate(wanted) if x.requires_grad]
@@ -116,6 +115,20 @@ class Checkpoints:
             for i, value in zip(where, values, strict=True):
                 found[i] = value
         return tuple(found)
+
+    def pulling(self, body: Body, count: int, present: Sequence[bool]) -> Body:
+        """Return `pull` as a function of the inputs, and of the gradients that are present."""
+
+        def pulled(*values: Tensor) -> tuple[Tensor | None, ...]:
+            again = torch.is_grad_enabled()
+            given = iter(values[count:])
+            grads = [next(given) if there else None for there in present]
+            inputs: Sequence[Tensor] = values[:count]
+            if not again:
+                inputs = _fresh(inputs, [x.requires_grad for x in inputs])
+            return self.pull(body, inputs, (), grads, again=again)
+
+        return pulled
 
     def _measure(self, evaluate: Callable[[], object]) -> int:
         """Return the bytes that the graph of one evaluation keeps."""
@@ -214,7 +227,7 @@ class Checkpoints:
 
 
 class _Repeated(torch.autograd.Function):
-    """A step as one node of the graph."""
+    """A step, or a gradient of one, as one node of the graph."""
 
     @staticmethod
     def forward(
@@ -233,61 +246,17 @@ class _Repeated(torch.autograd.Function):
         tensors, before = saved[: ctx.size], saved[ctx.size :]
         needed = ctx.needs_input_grad[4:]
         if torch.is_grad_enabled():
-            found = _Pulled.apply(  # type: ignore[no-untyped-call]
-                ctx.run, ctx.body, ctx.count, needed, before, *tensors, *grads
+            # derivatives of it are to be taken: it is a body in its turn
+            given = [g for g in grads if g is not None]
+            body = ctx.run.pulling(ctx.body, ctx.count, [g is not None for g in grads])
+            every = (*tensors[: ctx.count], *given, *tensors[ctx.count :])
+            found = _Repeated.apply(  # type: ignore[no-untyped-call]
+                ctx.run, body, 0, ctx.count + len(given), *every
             )
         else:
             inputs = _fresh(tensors[: ctx.count], needed)
             found = ctx.run.pull(ctx.body, inputs, before, grads)
         return (None, None, None, None, *found)
-
-
-class _Pulled(torch.autograd.Function):
-    """The gradient of a step, to be differentiated once more."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        run: Checkpoints,
-        body: Body,
-        count: int,
-        needed: tuple[bool, ...],
-        before: Sequence[Tensor],
-        *given: Tensor | None,
-    ) -> tuple[Tensor | None, ...]:
-        ctx.run, ctx.body, ctx.count, ctx.needed = run, body, count, needed
-        ctx.save_for_backward(*given)
-        ctx.set_materialize_grads(False)
-        inputs = _fresh(given[:count], needed)
-        return run.pull(body, inputs, before, given[len(needed) :])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *seconds: Tensor | None) -> tuple[Any, ...]:
-        given = ctx.saved_tensors
-        size = len(ctx.needed)
-        inputs = _fresh(given[: ctx.count], ctx.needed)
-        grads = [None if g is None else g.detach().requires_grad_() for g in given[size:]]
-        with torch.enable_grad():
-            firsts = ctx.run.pull(ctx.body, inputs, (), grads, again=True)
-        pairs = [
-            (first, second)
-            for first, second in zip(firsts, seconds, strict=True)
-            if first is not None and second is not None and first.requires_grad
-        ]
-        wanted = [*inputs, *given[ctx.count : size], *grads]
-        where = [i for i, x in enumerate(wanted) if x is not None and x.requires_grad]
-        found: list[Tensor | None] = [None] * len(wanted)
-        if pairs and where:
-            values = torch.autograd.grad(
-                [first for first, _ in pairs],
-                [wanted[i] for i in where],
-                [second for _, second in pairs],
-                allow_unused=True,
-            )
-            for i, value in zip(where, values, strict=True):
-                found[i] = value
-        return (None, None, None, None, None, *found)
 
 
 class _Seen(TorchFunctionMode):

@@ -100,7 +100,7 @@ class Euler(FixedRungeKutta):
     Examples
     --------
     >>> Euler(dt=0.1)
-    Euler(dt=0.1, max_steps=100000, low_rank=True)
+    Euler(dt=0.1, max_steps=100000, tape=1024.0, low_rank=True)
     """
 
     tableau: ClassVar[Tableau] = EULER
@@ -148,7 +148,7 @@ class RK4(FixedRungeKutta):
     Examples
     --------
     >>> RK4(dt=0.1, max_steps=10).with_options(dt=0.2)
-    RK4(dt=0.2, max_steps=10, low_rank=True)
+    RK4(dt=0.2, max_steps=10, tape=1024.0, low_rank=True)
 
     Notes
     -----

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from ctsigprop.errors import IntegrationError
+from ctsigprop.errors import GradientError, IntegrationError
 from ctsigprop.fit import fit
 from ctsigprop.learning.backprop import Backpropagation, ContinuousBackpropagation
 from ctsigprop.learning.continuous import ContinuousSigprop
@@ -104,6 +104,7 @@ __all__ = [
     "Heun",
     "Impulse",
     "Input",
+    "GradientError",
     "IntegrationError",
     "Kuramoto",
     "Layers",

@@ -82,7 +82,8 @@ def check_state_and_times(
     if len(dtypes) > 1:
         raise TypeError(f"all variables must have one dtype; got {sorted(map(str, dtypes))}")
     dtype = dtypes.pop() if dtypes else system.dtype
-    for name, parameter in system.named_parameters():
+    misfits = any(p.dim() and p.dtype != dtype for p in system.tensors())
+    for name, parameter in system.named_parameters() if misfits else ():
         if parameter.dim() and parameter.dtype != dtype:
             raise TypeError(
                 f"parameter '{name}' is {parameter.dtype} and the state is {dtype}: "
@@ -244,7 +245,7 @@ def check_gradients(
     """Tell whether gradients are wanted; refuse where they would be lost."""
     if differentiable is False:
         return False
-    tensors = [*system.parameters(), *system.buffers(), *state.values(), times]
+    tensors = [*system.tensors(), *state.values(), times]
     tensors += [tensor for s in signals.values() for tensor in (*s.parameters(), *s.buffers())]
     tensors += [impulse.times for impulse in impulses]
     found = any(tensor.requires_grad for tensor in tensors)

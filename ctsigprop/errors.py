@@ -10,6 +10,7 @@ __all__ = [
     "BlowUpError",
     "ConvergenceError",
     "CorruptStoreError",
+    "GradientError",
     "IntegrationError",
     "NonFiniteError",
     "StepLimitError",
@@ -61,6 +62,10 @@ class StoreExistsError(StoreError, FileExistsError):
 
 class CorruptStoreError(StoreError):
     """A result store that is truncated, altered or left by an interrupted write."""
+
+
+class GradientError(RuntimeError):
+    """A gradient that would be lost, or wrong."""
 
 
 class IntegrationError(RuntimeError):

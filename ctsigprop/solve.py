@@ -25,7 +25,7 @@ from ctsigprop.errors import IntegrationError
 from ctsigprop.provenance import build
 from ctsigprop.signals import Signal
 from ctsigprop.solution import Solution
-from ctsigprop.solvers.base import Layout, Problem, Recorder, Solver, State
+from ctsigprop.solvers.base import Layout, Problem, Recorder, Solver, State, unheard
 from ctsigprop.solvers.events import Event
 from ctsigprop.solvers.explicit.adaptive import Tsit5
 from ctsigprop.solvers.history import History
@@ -279,6 +279,9 @@ def _span(times: Tensor) -> tuple[float, float]:
 def _on_step(
     first: float, last: float, report: Progress | None, history: History | None
 ) -> Callable[[Tensor, State, State | None], None]:
+    if report is None and history is None:
+        return unheard
+
     def accepted(t: Tensor, state: State, derivative: State | None) -> None:
         if history is not None:
             history.append(t, state, derivative)

@@ -124,6 +124,14 @@ class System(Recorded):
                 rates.update(current.linear(moment))
         return rates
 
+    def tensors(self) -> list[Tensor]:
+        """Return its parameters and buffers."""
+        found: dict[int, Tensor | None] = {}
+        for module in self.modules():
+            for tensor in (*module._parameters.values(), *module._buffers.values()):
+                found[id(tensor)] = tensor
+        return [tensor for tensor in found.values() if tensor is not None]
+
     @property
     def dtype(self) -> torch.dtype:
         """The type of its parameters; float64 where there are none, or of more than one type."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ctsigprop.signals import Signal
     from ctsigprop.system import System
 
-__all__ = ["Field", "Layout", "Problem", "Recorder", "Solver", "State", "Statistics"]
+__all__ = ["Field", "Layout", "Problem", "Recorder", "Solver", "State", "Statistics", "unheard"]
 
 Field = Callable[[Tensor, State], State]
 
@@ -39,6 +39,8 @@ class Layout:
         The sizes of each variable's own dims.
     batch : tuple of int
         The leading axes.
+    together : bool
+        Whether the whole batch is one sample, though nothing is shared.
     """
 
     def __init__(
@@ -46,13 +48,14 @@ class Layout:
         state: Mapping[str, Tensor],
         dims: Mapping[str, tuple[int, ...]],
         batch: tuple[int, ...],
+        together: bool = False,
     ) -> None:
         self.batch = tuple(batch)
         self.names = tuple(state)
         self.dims = {name: tuple(dims[name]) for name in state}
         self.shapes = {name: tuple(state[name].shape) for name in state}
-        self.coupled = bool(self.batch) and any(
-            len(self.shapes[name]) == len(self.dims[name]) for name in state
+        self.coupled = bool(self.batch) and (
+            together or any(len(self.shapes[name]) == len(self.dims[name]) for name in state)
         )
         self.samples = 1 if self.coupled else torch.Size(self.batch).numel()
         self.slices: dict[str, slice] = {}
@@ -74,6 +77,9 @@ class Layout:
     def unpack(self, flat: Tensor) -> State:
         """Return views of a ``(samples, size)`` tensor by name; leading axes are kept."""
         lead = flat.shape[:-2]
+        if len(self.names) == 1:
+            name = self.names[0]
+            return {name: flat.reshape((*lead, *self.shapes[name]))}
         return {
             name: flat[..., part].reshape((*lead, *self.shapes[name]))
             for name, part in self.slices.items()
@@ -131,6 +137,9 @@ class Statistics:
         Wall time.
     low_rank : tuple of str
         The weights that were stepped by their factors; all others were stepped as they are.
+    taped, repeated : int
+        Where gradients are wanted within a limit of memory: steps whose graph is kept, and steps
+        (and evaluations at jumps) that are repeated for their gradient.
     """
 
     evaluations: int = 0
@@ -138,6 +147,8 @@ class Statistics:
     rejections: int = 0
     seconds: float = 0.0
     low_rank: tuple[str, ...] = ()
+    taped: int = 0
+    repeated: int = 0
 
     def add(self, other: Statistics) -> None:
         """Add the cost of another stretch of the same run."""
@@ -145,6 +156,8 @@ class Statistics:
         self.steps += other.steps
         self.rejections += other.rejections
         self.low_rank = other.low_rank
+        self.taped += other.taped
+        self.repeated += other.repeated
 
 
 class Recorder:
@@ -188,6 +201,11 @@ class Recorder:
         sample = torch.cat([piece[1] for piece in self._pieces])
         flat = flat.index_put((index, sample), torch.cat([piece[2] for piece in self._pieces]))
         return self.layout.unpack(flat[:reached])
+
+
+def unheard(t: Tensor, state: State, derivative: State | None) -> None:
+    """Take no note of an accepted step."""
+    del t, state, derivative
 
 
 @dataclass(frozen=True)
@@ -236,9 +254,7 @@ class Problem:
     inputs: Mapping[str, Signal] = attribute(default_factory=dict)
     linear: Field | None = None
     events: tuple[Event, ...] = ()
-    accepted: Callable[[Tensor, State, State | None], None] = attribute(
-        default=lambda _t, _y, _f: None
-    )
+    accepted: Callable[[Tensor, State, State | None], None] = unheard
     dense: bool = False
 
     def derivative(self, t: Tensor, flat: Tensor) -> Tensor:

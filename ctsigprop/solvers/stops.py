@@ -170,6 +170,10 @@ def landings(problem: Problem) -> Stops:
     times, jumps = clocks(problem)
     t = times.reshape(-1, times.shape[-1])
     start, end = t[:, :1].detach(), t[:, -1:]
+    if problem.t.dim() == 1 and not jumps.numel():
+        ends = t[0, [0, -1]].detach()
+        fresh = torch.ones_like(end[0], dtype=torch.bool)
+        return Stops(end[0], ends.min()[None], just_before(ends.max()[None]), fresh, False)
     sign = torch.where(end.detach() >= start, 1.0, -1.0).to(t.dtype)
     jumps = jumps.expand(len(t), -1)
     inside = ((jumps - start) * sign > 0) & ((end.detach() - jumps) * sign > 0)

@@ -9,8 +9,9 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from ctsigprop.solvers.base import Problem, Solver, State
-from ctsigprop.solvers.explicit.control import Control, Tolerance, check_tolerances
+from ctsigprop.solvers.explicit.control import PROPORTIONAL, Control, Tolerance, check_tolerances
 from ctsigprop.solvers.explicit.fixed import run_fixed
+from ctsigprop.solvers.explicit.joint import joint
 from ctsigprop.solvers.explicit.march import March
 from ctsigprop.solvers.explicit.onestep import RungeKutta
 from ctsigprop.solvers.explicit.structured import (
@@ -20,7 +21,7 @@ from ctsigprop.solvers.explicit.structured import (
     structured,
 )
 from ctsigprop.solvers.explicit.tableaus import BOGACKI_SHAMPINE, DOPRI5, TSIT5, Tableau
-from ctsigprop.solvers.options import check_max_steps, check_positive
+from ctsigprop.solvers.options import TAPE, check_max_steps, check_positive, check_tape
 from ctsigprop.solvers.stops import landings
 
 __all__ = ["BogackiShampine", "Dopri5", "Tsit5"]
@@ -30,7 +31,8 @@ __all__ = ["BogackiShampine", "Dopri5", "Tsit5"]
 class Embedded(Solver):
     """An explicit Runge-Kutta pair with control of its error.
 
-    Every sample takes steps of its own, so that its result does not depend on its neighbours.
+    Every sample takes steps of its own, so that its result does not depend on its neighbours, but
+    for `together`.
     Steps end on jumps of the field, and on the end of the span; output in between comes from the
     interpolant. Gradients are those of the steps that were taken (their sizes are constants).
 
@@ -51,6 +53,16 @@ class Embedded(Solver):
         Whether large weights that plasticity moves by outer products are stepped by their factors:
         the same numbers but for rounding, at a fraction of the cost. Where it cannot be (gradients,
         events, dense output, signs or bounds of weights), they are stepped as they are.
+    together : bool, optional
+        Whether a batch takes its steps together, with the mean of the error over the batch too, and
+        integral control (HNW I, II.4, (4.13)), which lengthens them faster: fewer steps at less
+        cost each, as suits a learned field. What comes out for a sample then depends, within the
+        tolerance, on its neighbours.
+    tape : float, optional
+        Memory that the graph of a run may take for gradients, in MiB. Beyond it a step is kept by
+        where it begins, and repeated in the backward pass: the same gradients, second derivatives
+        too, at about 1.5 times the cost, in memory of two states a step. 0 repeats every step,
+        ``inf`` none.
 
     Raises
     ------
@@ -69,6 +81,8 @@ class Embedded(Solver):
     first_step: float | None = None
     dt: float | None = None
     low_rank: bool = True
+    together: bool = False
+    tape: float = TAPE
 
     events: ClassVar[bool] = True
     ragged: ClassVar[bool] = True
@@ -78,6 +92,7 @@ class Embedded(Solver):
     def __post_init__(self) -> None:
         check_tolerances(self.rtol, self.atol)
         check_max_steps(self.max_steps)
+        check_tape(self.tape)
         if self.first_step is not None:
             check_positive("first_step", self.first_step)
         if self.dt is not None:
@@ -86,16 +101,29 @@ class Embedded(Solver):
     def integrate(self, problem: Problem) -> Callable[[Tensor], State] | None:
         """Fill ``problem.recorder``; return the interpolant where one was asked for."""
         if self.dt is not None:
-            return run_fixed(problem, self.tableau, self.dt, self.max_steps, self.low_rank)
+            return run_fixed(
+                problem, self.tableau, self.dt, self.max_steps, self.low_rank, self.tape
+            )
         lazy = structured(problem, self.tableau, measured=True) if self.low_rank else None
         if lazy is not None:
             self._run_structured(lazy)
             return None
+        if self.together:
+            problem = joint(problem)
         y = problem.layout.pack(problem.y0)
         method = RungeKutta(self.tableau, y.detach())
-        control = Control(method, problem.layout, y.detach(), self.rtol, self.atol, self.first_step)
+        control = Control(
+            method,
+            problem.layout,
+            y.detach(),
+            self.rtol,
+            self.atol,
+            self.first_step,
+            0.0 if self.together else PROPORTIONAL,
+        )
         problem.recorder.row(0, problem.y0)
-        return March(problem, method, landings(problem), control, self.max_steps).run()
+        stops = landings(problem)
+        return March(problem, method, stops, control, self.max_steps, self.tape).run()
 
     def _run_structured(self, lazy: Structured) -> None:
         problem = lazy.problem
@@ -115,8 +143,9 @@ class Tsit5(Embedded):
 
     Examples
     --------
-    >>> Tsit5(rtol=1e-8).with_options(atol=1e-12)
-    Tsit5(rtol=1e-08, atol=1e-12, max_steps=100000, first_step=None, dt=None, low_rank=True)
+    >>> Tsit5(rtol=1e-8).with_options(atol=1e-12)  # doctest: +NORMALIZE_WHITESPACE
+    Tsit5(rtol=1e-08, atol=1e-12, max_steps=100000, first_step=None, dt=None, low_rank=True,
+          together=False, tape=1024.0)
 
     Notes
     -----

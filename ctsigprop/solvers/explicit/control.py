@@ -18,7 +18,7 @@ Tolerance = float | Mapping[str, float]
 
 SAFETY = 0.9
 SMALLEST, LARGEST = 0.2, 10.0
-INTEGRAL, PROPORTIONAL = 0.85, 0.2  # over the order: the PI control of HNW II, IV.2, (2.43)
+PROPORTIONAL = 0.2  # over the order: the PI control of HNW II, IV.2, (2.43)
 FLOOR = 1e-4  # below this an error says nothing about the next one
 NON_FINITE = 0.1  # how far to step back from a NaN
 LEAST_RTOL = 4  # in units of the rounding of the state's type
@@ -60,6 +60,7 @@ class Control:
         rtol: float,
         atol: Tolerance,
         first_step: float | None,
+        proportional: float = PROPORTIONAL,
     ) -> None:
         least = LEAST_RTOL * torch.finfo(y.dtype).eps
         if rtol != 0 and rtol < least:
@@ -73,6 +74,8 @@ class Control:
         self.matrices = [layout.slices[name] for name in layout.names if len(layout.dims[name]) > 1]
         self.atol = _spread(atol, layout, y)
         self.exponent = 1 / method.tableau.order
+        self.proportional = proportional * self.exponent
+        self.integral = (1 - 0.75 * proportional) * self.exponent
         self.previous = torch.full((len(y),), FLOOR, dtype=torch.float64, device=y.device)
         self.retried = torch.zeros(len(y), dtype=torch.bool, device=y.device)
         self.calm = True
@@ -81,9 +84,11 @@ class Control:
     def norm(self, values: Tensor, scale: Tensor) -> Tensor:
         """Return the norm of each sample, ``(samples,)`` in float64."""
         square = (values / scale).square_()
-        means = [square[:, part].mean(1) for part in self.parts]
-        if not means:
+        if not self.parts:
             return torch.zeros_like(self.h)
+        if len(self.parts) == 1 and self.parts[0] == slice(0, square.shape[1]):
+            return square.mean(1).sqrt_().double()
+        means = [square[:, part].mean(1) for part in self.parts]
         largest = means[0] if len(means) == 1 else torch.stack(means).amax(0)
         return largest.sqrt_().double()
 
@@ -137,24 +142,27 @@ class Control:
             ratio = (error / scale)[sample].abs()
             return int(torch.where(torch.isnan(ratio), torch.inf, ratio).argmax())
 
-    def follow(self, size: Tensor, errors: Tensor, cut: Tensor) -> None:
+    def follow(self, size: Tensor, errors: Tensor, cut: Tensor | None) -> None:
         """Set the next step after one of which every sample was accepted.
 
         `size` is what was tried; where it was `cut` short to land on a stop, the step that was
-        meant counts as well.
+        meant counts as well (None: nowhere).
         """
-        factor = errors.clamp(min=1e-10).pow_(-INTEGRAL * self.exponent)
-        factor *= self.previous.pow(PROPORTIONAL * self.exponent)
+        factor = errors.clamp(min=1e-10).pow_(-self.integral)
+        if self.proportional:
+            factor *= self.previous.pow(self.proportional)
         factor = factor.mul_(SAFETY).clamp_(SMALLEST, LARGEST)
         if not self.calm:
             factor = torch.where(self.retried, factor.clamp(max=1.0), factor)
             self.retried = torch.zeros_like(self.retried)
             self.calm = True
         h = size * factor
-        self.h = torch.where(cut, torch.maximum(h, self.h), h)
+        self.h = h if cut is None else torch.where(cut, torch.maximum(h, self.h), h)
         self.previous = errors.clamp(min=FLOOR)
 
-    def follow_some(self, size: Tensor, errors: Tensor, accepted: Tensor, cut: Tensor) -> None:
+    def follow_some(
+        self, size: Tensor, errors: Tensor, accepted: Tensor, cut: Tensor | None
+    ) -> None:
         """Set the next step after one that some samples have to repeat."""
         before = self.previous
         shrunk = size * (SAFETY * errors**-self.exponent).clamp(SMALLEST, 1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, final
 
 import torch
@@ -12,13 +13,14 @@ from torch import Tensor
 
 from ctsigprop.errors import IntegrationError
 from ctsigprop.solvers.base import Problem, Solver, State
+from ctsigprop.solvers.explicit.checkpoints import Checkpoints
 from ctsigprop.solvers.explicit.march import March
 from ctsigprop.solvers.explicit.onestep import Exponential, OneStep, RungeKutta, phi1
 from ctsigprop.solvers.explicit.structured import StructuredSteps, structured
 from ctsigprop.solvers.explicit.tableaus import EULER, HEUN, MIDPOINT, Tableau
 from ctsigprop.solvers.explicit.tableaus import RK4 as CLASSICAL
 from ctsigprop.solvers.failures import diverged
-from ctsigprop.solvers.options import check_max_steps, check_positive
+from ctsigprop.solvers.options import TAPE, check_max_steps, check_positive, check_tape
 from ctsigprop.solvers.stops import Interval, clocks, grid, intervals, require_steps
 
 __all__ = ["RK4", "Euler", "ExponentialEuler", "Heun", "Midpoint", "run_fixed"]
@@ -41,6 +43,8 @@ class FixedStep(Solver):
         The longest step, in the system's time unit.
     max_steps : int, optional
         The most steps of a run.
+    tape : float, optional
+        Memory of the graph that is kept for gradients, in MiB, as in `Tsit5`.
 
     Raises
     ------
@@ -50,6 +54,7 @@ class FixedStep(Solver):
 
     dt: float
     max_steps: int = 100_000
+    tape: float = TAPE
 
     events: ClassVar[bool] = True
     delays: ClassVar[bool] = True
@@ -59,6 +64,7 @@ class FixedStep(Solver):
     def __post_init__(self) -> None:
         check_positive("dt", self.dt)
         check_max_steps(self.max_steps)
+        check_tape(self.tape)
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ class FixedRungeKutta(FixedStep):
 
     Parameters
     ----------
-    dt, max_steps : float, int
+    dt, max_steps, tape : float, int, float
         As in `FixedStep`.
     low_rank : bool, optional
         Whether large weights are stepped by their factors, as in `Tsit5`.
@@ -81,7 +87,7 @@ class FixedRungeKutta(FixedStep):
 
     def integrate(self, problem: Problem) -> Callable[[Tensor], State] | None:
         """Fill ``problem.recorder``; return the interpolant where one was asked for."""
-        return run_fixed(problem, self.tableau, self.dt, self.max_steps, self.low_rank)
+        return run_fixed(problem, self.tableau, self.dt, self.max_steps, self.low_rank, self.tape)
 
 
 @final
@@ -94,7 +100,7 @@ class Euler(FixedRungeKutta):
     Examples
     --------
     >>> Euler(dt=0.1)
-    Euler(dt=0.1, max_steps=100000, low_rank=True)
+    Euler(dt=0.1, max_steps=100000, tape=1024.0, low_rank=True)
     """
 
     tableau: ClassVar[Tableau] = EULER
@@ -142,7 +148,7 @@ class RK4(FixedRungeKutta):
     Examples
     --------
     >>> RK4(dt=0.1, max_steps=10).with_options(dt=0.2)
-    RK4(dt=0.2, max_steps=10, low_rank=True)
+    RK4(dt=0.2, max_steps=10, tape=1024.0, low_rank=True)
 
     Notes
     -----
@@ -180,22 +186,28 @@ class ExponentialEuler(FixedStep):
                 "use Euler"
             )
         if _plain(problem):
-            _run(problem, (0.0,), _advance_exponential, self.dt, self.max_steps)
+            _run(problem, (0.0,), _advance_exponential, self.dt, self.max_steps, self.tape)
             return None
-        return _march(problem, Exponential(problem, _like(problem)), self.dt, self.max_steps)
+        method = Exponential(problem, _like(problem))
+        return _march(problem, method, self.dt, self.max_steps, self.tape)
 
 
 def run_fixed(
-    problem: Problem, tableau: Tableau, dt: float, max_steps: int, low_rank: bool = True
+    problem: Problem,
+    tableau: Tableau,
+    dt: float,
+    max_steps: int,
+    low_rank: bool = True,
+    tape: float = TAPE,
 ) -> Callable[[Tensor], State] | None:
     """Integrate with a Runge-Kutta method in fixed steps."""
     pays = low_rank and _plain(problem)
     lazy = structured(problem, tableau, measured=False) if pays else None
     if lazy is not None:
         method = StructuredSteps(tableau, lazy.problem.layout.pack(lazy.problem.y0), lazy)
-        return _march(lazy.problem, method, dt, max_steps)
+        return _march(lazy.problem, method, dt, max_steps, tape)
     if not _plain(problem):
-        return _march(problem, RungeKutta(tableau, _like(problem)), dt, max_steps)
+        return _march(problem, RungeKutta(tableau, _like(problem)), dt, max_steps, tape)
     # a last stage that the new state does not need is for others
     stages = tableau.stages - (tableau.b[-1] == 0.0)
 
@@ -206,7 +218,7 @@ def run_fixed(
             slopes.append(_slope(problem, times[i], shifted))
         return _shift(state, slopes, tableau.b, h)
 
-    _run(problem, tableau.c[:stages], advance, dt, max_steps)
+    _run(problem, tableau.c[:stages], advance, dt, max_steps, tape)
     return None
 
 
@@ -221,14 +233,19 @@ def _like(problem: Problem) -> Tensor:
 
 
 def _march(
-    problem: Problem, method: OneStep, dt: float, max_steps: int
+    problem: Problem, method: OneStep, dt: float, max_steps: int, tape: float
 ) -> Callable[[Tensor], State] | None:
     problem.recorder.row(0, problem.y0)
-    return March(problem, method, grid(problem, dt, max_steps), None, max_steps).run()
+    return March(problem, method, grid(problem, dt, max_steps), None, max_steps, tape).run()
 
 
 def _run(
-    problem: Problem, nodes: tuple[float, ...], advance: Advance, dt: float, max_steps: int
+    problem: Problem,
+    nodes: tuple[float, ...],
+    advance: Advance,
+    dt: float,
+    max_steps: int,
+    tape: float,
 ) -> None:
     """Step the named tensors; a variable at rest is passed on as it is."""
     state, recorder = problem.y0, problem.recorder
@@ -239,6 +256,7 @@ def _run(
     stretches = list(intervals(t, jumps, dt))
     require_steps(sum(s.steps for s in stretches), max_steps, float(t[0]))
     edges = _edges(stretches)
+    checkpoints = Checkpoints(problem, tape)
     places = torch.tensor([*nodes, 1.0], dtype=torch.float64)
     for stretch, (low, high) in zip(stretches, edges, strict=True):
         start, stop = float(stretch.start), float(stretch.stop)
@@ -251,13 +269,33 @@ def _run(
             inside = times[:, :-1].clamp(low, high).to(t.device)
             good = state
             for at, now in zip(inside, times[:, -1].to(t.device), strict=True):
-                state = advance(problem, at.unbind(), state, h)
+                if checkpoints.spent:
+                    state = _repeatable(checkpoints, problem, advance, at, state, h)
+                else:
+                    state = advance(problem, at.unbind(), state, h)
+                    if torch.is_grad_enabled():
+                        checkpoints.taped(len(at), partial(_graph, problem, at[0], state))
                 problem.accepted(now, state, None)
             recorder.statistics.steps += count
             if not _finite(state):
                 raise _culprit(problem, advance, inside, good, h)
         if stretch.row is not None:
             recorder.row(stretch.row, state)
+
+
+def _repeatable(
+    checkpoints: Checkpoints, problem: Problem, advance: Advance, at: Tensor, state: State, h: float
+) -> State:
+    def body(*values: Tensor) -> tuple[Tensor, ...]:
+        given = dict(zip(state, values, strict=True))
+        return tuple(advance(problem, at.unbind(), given, h).values())
+
+    values = checkpoints.call(body, len(state), *state.values())
+    return dict(zip(state, values, strict=True))
+
+
+def _graph(problem: Problem, at: Tensor, state: State) -> State:
+    return _slope(problem, at, {name: y.detach().requires_grad_() for name, y in state.items()})
 
 
 def _edges(stretches: list[Interval]) -> list[tuple[float, float]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from ctsigprop.errors import StepLimitError
-from ctsigprop.solvers.base import Problem
+from ctsigprop.solvers.base import Problem, unheard
+from ctsigprop.solvers.explicit.checkpoints import Checkpoints
 from ctsigprop.solvers.explicit.control import Control
 from ctsigprop.solvers.explicit.dense import Interpolant
 from ctsigprop.solvers.explicit.onestep import OneStep, Step
@@ -39,6 +42,8 @@ class March:
         Chooses the steps between stops; None takes one step from stop to stop.
     max_steps : int
         The most steps of a sample, rejected ones included.
+    tape : float
+        Memory of the graph that is kept for gradients, in MiB, before steps are repeated.
     """
 
     def __init__(
@@ -48,7 +53,9 @@ class March:
         stops: Stops,
         control: Control | None,
         max_steps: int,
+        tape: float = math.inf,
     ) -> None:
+        self.checkpoints = Checkpoints(problem, tape)
         self.problem, self.layout, self.method = problem, problem.layout, method
         self.stops, self.control, self.max_steps = stops, control, max_steps
         self.y0 = self.y = self.layout.pack(problem.y0)
@@ -65,9 +72,13 @@ class March:
         self.rejected = torch.zeros_like(self.pointer)
         self.missed = torch.zeros_like(self.pointer)
         self.stiff = torch.zeros_like(self.pointer)
-        self.active = torch.ones(samples, dtype=torch.bool, device=device)
+        self.everyone = self.active = torch.ones(samples, dtype=torch.bool, device=device)
+        self.under_way = samples > 0
+        self.retreating = False  # whether a sample has met a NaN
+        self.forward = bool((self.sign >= 0).all())
         furthest = torch.maximum(self.start.detach().abs(), self.end.abs())
         self.least = ROUNDINGS * spacing(furthest)
+        self.least_of_all = float(self.least.max()) if samples else 0.0
         self.together = control is None and problem.t.dim() == 1 and not problem.events
         self.stopped = False  # whether an event has ended a sample
         self.suspects: Tensor | None = None
@@ -80,7 +91,7 @@ class March:
             try:
                 self._begin()
                 turn = 0
-                while bool(self.active.any()):
+                while self.under_way:
                     turn += 1
                     self._look_ahead(turn)
                     self._step()
@@ -122,27 +133,52 @@ class March:
         return t + (inside - t).detach() if t.requires_grad else inside
 
     def _slope(self, t: Tensor, y: Tensor) -> Tensor:
-        return self._derivative(self._inside(t), y)
+        (f,) = self.checkpoints.call(self._evaluated, 1, self._inside(t), y)
+        return f
+
+    def _evaluated(self, t: Tensor, y: Tensor) -> tuple[Tensor]:
+        return (self._derivative(t, y),)
 
     def _take(self, size: Tensor) -> Step:
         times = self._inside(self.t + self.method.nodes * size)
-        return self.method(self._derivative, times, self.t, self.y, self.f, size)
+        if self.checkpoints.spent and torch.is_grad_enabled():
+            end, last, stages = self.checkpoints.call(
+                self._stepped, 2, times, self.t, self.y, self.f, size
+            )
+            return Step(self.t, size, self.y, stages, end, last, self.method.dense)
+        step = self.method(self._derivative, times, self.t, self.y, self.f, size)
+        if torch.is_grad_enabled():
+            y = self.y.detach()
+            self.checkpoints.taped(
+                len(step.stages) - 1, lambda: self._derivative(times[0], y.requires_grad_())
+            )
+        return step
 
-    def _propose(self) -> tuple[Tensor, Tensor]:
-        """Return the signed size of each sample's step, and whether it lands on its stop."""
+    def _stepped(
+        self, times: Tensor, t: Tensor, y: Tensor, f: Tensor, size: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        step = self.method(self._derivative, times, t, y, f, size)
+        # a slice would hold on to all stages
+        last = step.last if torch.is_grad_enabled() else step.last.clone()
+        return step.end, last, step.stages
+
+    def _propose(self) -> tuple[Tensor, Tensor | None]:
+        """Return the signed size of each sample's step, and who lands on its stop, if any does."""
         remaining = self.target - self.t
         if self.control is None:
             landing = self.active
             if self.watch is not None:  # whoever met an event catches up with the others
                 landing = landing & (self.pointer == self.pointer[self.active].min())
             return torch.where(landing, remaining, 0.0), landing
-        size = self.control.h * self.sign
-        landing = self.control.h * STRETCH >= remaining.detach().abs()
-        if bool(landing.any()):
-            size = torch.where(landing, remaining, size)
+        h = self.control.h
+        size = h if self.forward else h * self.sign
+        near = h * STRETCH >= remaining.detach().abs()
+        lands = bool(near.any())
+        if lands:
+            size = torch.where(near, remaining, size)
         if self.stopped:
             size = torch.where(self.active, size, 0.0)
-        return size, landing & self.active
+        return size, near & self.active if lands or self.stopped else None
 
     def _step(self) -> None:
         size, landing = self._propose()
@@ -152,23 +188,24 @@ class March:
         if accepted is None:
             return
         at = self.t + step.h
-        reached = torch.where(landing, self.target, at)
+        reached = at if landing is None else torch.where(landing, self.target, at)
         fired = None
         if self.watch is not None:
             step, fired = self.watch.truncate(step, reached, accepted, self._take)
         if fired is not None:
             at = self.t + step.h
             short = (self.target - at).detach().abs() > spacing(at.detach())
+            landing = torch.zeros_like(accepted) if landing is None else landing
             landing = landing & ~(fired.any(dim=0) & short)
             reached = torch.where(landing, self.target, at)
         self._record(step, reached, accepted)
         if self.problem.dense:
             self.steps.append(step)
         self._advance(step, reached, accepted)
-        self._turn(landing & accepted, fired, at)
+        self._turn(None if landing is None else landing & accepted, fired, at)
         self._tell()
 
-    def _judge(self, step: Step, landing: Tensor) -> Tensor | None:
+    def _judge(self, step: Step, landing: Tensor | None) -> Tensor | None:
         """Say which samples' steps stand; None if none does."""
         if self.control is None:
             if not bool(torch.isfinite(step.end).all()):
@@ -177,34 +214,47 @@ class March:
                 raise diverged(self.layout, time, self.y.detach(), step.end.detach())
             return self.active
         errors = self.control.errors(step)
-        accepted = errors <= 1
         size = step.h.detach().abs()
-        cut = landing | (size == 0)
-        if bool(accepted.all()):
+        cut = None if landing is None else landing | (size == 0)
+        if float(errors.max()) <= 1:
+            accepted = self.everyone
             self.control.follow(size, errors, cut)
-            if bool((self.control.h < self.least).any()):
+            if float(self.control.h.min()) < self.least_of_all and bool(
+                (self.control.h < self.least).any()
+            ):
                 self._require_headway(step, self.active)
         else:
+            accepted = errors <= 1
             wrong = ~torch.isfinite(errors)
             self.rejected = self.rejected + ~accepted
             if bool(wrong.any()):
                 # nobody goes on: a NaN in the graph of one would reach the gradients of all
                 self.control.back_off(size, wrong)
                 self.missed = self.missed + wrong
+                self.retreating = True
                 self._require_headway(step, wrong)
                 return None
             self.control.follow_some(size, errors, accepted, cut)
             self._require_headway(step, ~accepted)
         if self.suspects is not None:
             self._require_ease(step, self.suspects)
-        self.missed = torch.where(accepted, 0, self.missed)
-        return accepted if bool(accepted.any()) else None
+        if self.retreating:
+            self.missed = torch.where(accepted, 0, self.missed)
+            self.retreating = bool(self.missed.any())
+        return accepted if accepted is self.everyone or bool(accepted.any()) else None
 
     def _record(self, step: Step, reached: Tensor, accepted: Tensor) -> None:
         """Hand over the rows that lie in the step of each sample."""
-        now = reached.detach() * self.sign
+        now = reached.detach() if self.forward else reached.detach() * self.sign
         if not bool((now >= self.due).any()):
             return
+        if len(self.y) == 1:
+            row, last = int(self.next_row), self.times.shape[1] - 1
+            if float(now) == float(self.due) and (row == last or self.stops.every_row):
+                self.problem.recorder.row(row, self.layout.unpack(step.end))
+                self.next_row = self.next_row + 1
+                self.due = self._due()
+                return
         now = now[None] if len(self.ordered) == 1 else now[:, None]
         count = torch.searchsorted(self.ordered, now, right=True).reshape(-1)
         count = torch.where(accepted, count - self.next_row, 0)
@@ -234,21 +284,21 @@ class March:
         return torch.where(self.next_row < rows.shape[1], due, torch.inf)
 
     def _advance(self, step: Step, reached: Tensor, accepted: Tensor) -> None:
-        if bool(accepted.all()):
+        if accepted is self.everyone or bool(accepted.all()):
             self.t = reached
             self.y, self.f = self.method.carried(step)
         else:
             self.t = torch.where(accepted, reached, self.t)
             self.y = torch.where(accepted[:, None], step.end, self.y)
-            self.f = torch.where(accepted[:, None], step.stages[-1], self.f)
+            self.f = torch.where(accepted[:, None], step.last, self.f)
 
-    def _turn(self, landed: Tensor, fired: Tensor | None, at: Tensor) -> None:
+    def _turn(self, landed: Tensor | None, fired: Tensor | None, at: Tensor) -> None:
         """Go on to the next stop, and through events."""
-        lands = bool(landed.any())
+        lands = landed is not None and bool(landed.any())
         if fired is None and not lands:
             return
-        renew = torch.zeros_like(landed)
-        if lands:
+        renew = torch.zeros_like(self.active)
+        if landed is not None and lands:
             done = landed & (self.target.detach() == self.end)
             renew = landed & ~done & self.stops.pick(self.stops.jumps, self.pointer)
             self.active = self.active & ~done
@@ -260,6 +310,7 @@ class March:
             self.active = self.active & ~ended
             self.stopped = self.stopped or bool(ended.any())
             renew = renew | reset
+        self.under_way = bool(self.active.any())
         if bool(renew.any()):
             f = self._slope(self.t, self.y)
             self.f = torch.where(renew[:, None], f, self.f)
@@ -269,6 +320,8 @@ class March:
             self.watch.rearm(fired, self.t, before, self.y, self.f, h.detach())
 
     def _tell(self) -> None:
+        if self.problem.accepted is unheard:
+            return
         if self.watch is not None and self.control is None:
             pointer = self.pointer[self.active]
             if pointer.numel() and bool((pointer != pointer[0]).any()):

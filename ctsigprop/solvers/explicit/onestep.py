@@ -16,6 +16,9 @@ __all__ = ["Derivative", "Exponential", "OneStep", "RungeKutta", "Step", "interp
 
 Derivative = Callable[[Tensor, Tensor], Tensor]
 
+SMALL = 100_000
+"""States of more numbers are summed by one product with the weights, which reads them once."""
+
 
 def interpolate(y: Tensor, h: Tensor, stages: Tensor, theta: Tensor, dense: Tensor) -> Tensor:
     """Evaluate y + h Σ_i (Σ_j dense_ij θ^(j+1)) k_i.
@@ -31,8 +34,8 @@ def interpolate(y: Tensor, h: Tensor, stages: Tensor, theta: Tensor, dense: Tens
 class Step:
     """A step of every sample: from `y` at `t` to `end` at ``t + h``.
 
-    Shapes: `t`, `h` (samples,), `y`, `end` (samples, size), `stages` (s, samples, size), of which
-    the first is the derivative at the start and the last the one at the end.
+    Shapes: `t`, `h` (samples,), `y`, `end`, `last` (samples, size), `stages` (s, samples, size), of
+    which the first is the derivative at the start, and `last` the one at the end.
     """
 
     t: Tensor
@@ -40,6 +43,7 @@ class Step:
     y: Tensor
     stages: Tensor
     end: Tensor
+    last: Tensor
     dense: Tensor
 
     def at(self, theta: Tensor) -> Tensor:
@@ -58,6 +62,10 @@ class OneStep(Protocol):
     @property
     def nodes(self) -> Tensor:
         """Where in the step the derivative is wanted, ``(s, 1)``, from 0 to 1."""
+
+    @property
+    def dense(self) -> Tensor:
+        """The polynomials of the interpolant, ``(s, degree)``."""
 
     def __call__(
         self, derivative: Derivative, times: Tensor, t: Tensor, y: Tensor, f: Tensor, h: Tensor
@@ -84,25 +92,45 @@ class RungeKutta:
     ) -> Step:
         """Step every sample by its `h`; `f` is its derivative at the start."""
         scale = h.to(y.dtype)[:, None]
-        count = len(self.rows)
-        end = y
+        if y.numel() <= SMALL:
+            stages, end = self._summed(derivative, times, y, f, scale)
+            return Step(t, h, y, torch.stack(stages), end, stages[-1], self.dense)
+        count, end = len(self.rows), y
         # a graph needs each stage as it was; without one, they share a buffer
         if torch.is_grad_enabled():
             kept = [f]
             for i in range(1, count):
                 end = torch.addcmul(y, scale, self.combine(self.rows[i], torch.stack(kept)))
                 kept.append(derivative(times[i], end))
-            return Step(t, h, y, torch.stack(kept), end, self.dense)
-        stages = y.new_empty((count, *y.shape))
-        stages[0] = f
+            return Step(t, h, y, torch.stack(kept), end, kept[-1], self.dense)
+        buffer = y.new_empty((count, *y.shape))
+        buffer[0] = f
         for i in range(1, count):
-            end = torch.addcmul(y, scale, self.combine(self.rows[i], stages[:i]))
-            stages[i] = derivative(times[i], end)
-        return Step(t, h, y, stages, end, self.dense)
+            end = torch.addcmul(y, scale, self.combine(self.rows[i], buffer[:i]))
+            buffer[i] = derivative(times[i], end)
+        return Step(t, h, y, buffer, end, buffer[-1], self.dense)
+
+    def _summed(
+        self, derivative: Derivative, times: Tensor, y: Tensor, f: Tensor, scale: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
+        """Return the stages and the end, by sums of which a graph keeps no number."""
+        stages, moves, end = [f], [scale * f], y
+        last, taped = len(self.rows) - 1, torch.is_grad_enabled()
+        for i, at in zip(range(1, last + 1), times[1:].unbind(), strict=True):
+            end = y
+            for weight, move in zip(self.tableau.a[i], moves, strict=True):
+                if weight and (taped or end is y):
+                    end = torch.add(end, move, alpha=weight)
+                elif weight:
+                    end.add_(move, alpha=weight)
+            stages.append(derivative(at, end))
+            if i < last:
+                moves.append(scale * stages[-1])
+        return stages, end
 
     def carried(self, step: Step) -> tuple[Tensor, Tensor]:
         """Return the state and the derivative that the next step begins with."""
-        return step.end, step.stages[-1]
+        return step.end, step.last
 
     def combine(self, weights: Tensor, stages: Tensor) -> Tensor:
         """Return Σ_i w_i k_i."""
@@ -132,12 +160,12 @@ class Exponential:
         scale = h.to(y.dtype)[:, None]
         slope = phi1(scale * self._rates(times[0], y)) * f
         end = y + scale * slope
-        stages = torch.stack([f, slope, derivative(times[1], end)])
-        return Step(t, h, y, stages, end, self.dense)
+        last = derivative(times[1], end)
+        return Step(t, h, y, torch.stack([f, slope, last]), end, last, self.dense)
 
     def carried(self, step: Step) -> tuple[Tensor, Tensor]:
         """Return the state and the derivative that the next step begins with."""
-        return step.end, step.stages[-1]
+        return step.end, step.last
 
     def _rates(self, t: Tensor, y: Tensor) -> Tensor:
         layout = self.problem.layout

@@ -131,6 +131,8 @@ class Statistics:
         Wall time.
     low_rank : tuple of str
         The weights that were stepped by their factors; all others were stepped as they are.
+    native : bool
+        Whether a kernel compiled from the text of the equations took the steps.
     """
 
     evaluations: int = 0
@@ -138,6 +140,7 @@ class Statistics:
     rejections: int = 0
     seconds: float = 0.0
     low_rank: tuple[str, ...] = ()
+    native: bool = False
 
     def add(self, other: Statistics) -> None:
         """Add the cost of another stretch of the same run."""
@@ -145,6 +148,7 @@ class Statistics:
         self.steps += other.steps
         self.rejections += other.rejections
         self.low_rank = other.low_rank
+        self.native = other.native
 
 
 class Recorder:

@@ -20,6 +20,7 @@ from ctsigprop.solvers.explicit.structured import (
     structured,
 )
 from ctsigprop.solvers.explicit.tableaus import BOGACKI_SHAMPINE, DOPRI5, TSIT5, Tableau
+from ctsigprop.solvers.native.paths import run_native
 from ctsigprop.solvers.options import check_max_steps, check_positive
 from ctsigprop.solvers.stops import landings
 
@@ -51,6 +52,10 @@ class Embedded(Solver):
         Whether large weights that plasticity moves by outer products are stepped by their factors:
         the same numbers but for rounding, at a fraction of the cost. Where it cannot be (gradients,
         events, dense output, signs or bounds of weights), they are stepped as they are.
+    native : bool or None, optional
+        Whether a kernel compiled from the text of the equations takes the steps: the same numbers
+        but for rounding. None: where that is possible and pays. True: wherever it is possible, and
+        a refusal with the reason where it is not. False: never.
 
     Raises
     ------
@@ -69,6 +74,7 @@ class Embedded(Solver):
     first_step: float | None = None
     dt: float | None = None
     low_rank: bool = True
+    native: bool | None = None
 
     events: ClassVar[bool] = True
     ragged: ClassVar[bool] = True
@@ -85,6 +91,8 @@ class Embedded(Solver):
 
     def integrate(self, problem: Problem) -> Callable[[Tensor], State] | None:
         """Fill ``problem.recorder``; return the interpolant where one was asked for."""
+        if self.native is not False and run_native(problem, self):
+            return None
         if self.dt is not None:
             return run_fixed(problem, self.tableau, self.dt, self.max_steps, self.low_rank)
         lazy = structured(problem, self.tableau, measured=True) if self.low_rank else None
@@ -115,8 +123,9 @@ class Tsit5(Embedded):
 
     Examples
     --------
-    >>> Tsit5(rtol=1e-8).with_options(atol=1e-12)
-    Tsit5(rtol=1e-08, atol=1e-12, max_steps=100000, first_step=None, dt=None, low_rank=True)
+    >>> Tsit5(rtol=1e-8).with_options(atol=1e-12)  # doctest: +NORMALIZE_WHITESPACE
+    Tsit5(rtol=1e-08, atol=1e-12, max_steps=100000, first_step=None, dt=None, low_rank=True,
+          native=None)
 
     Notes
     -----

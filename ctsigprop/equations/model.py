@@ -14,7 +14,13 @@ from typing import Any, TypeVar, cast
 from torch import Tensor
 
 from ctsigprop.equations.dimensions import analyse, known_units
-from ctsigprop.equations.generate import brian2_text, native_function, share, torch_function
+from ctsigprop.equations.generate import (
+    brian2_text,
+    native_function,
+    scalar_text,
+    share,
+    torch_function,
+)
 from ctsigprop.equations.language import (
     Quantity,
     Reader,
@@ -270,6 +276,35 @@ class Equations:
         """
         codes = [self._codes[variable.name] for variable in self.variables]
         return self._cached("numba", lambda: native_function(*self._lower(codes), self.arguments))
+
+    def scalars(
+        self, rename: Mapping[str, str], prefix: str, *expressions: str
+    ) -> tuple[list[str], list[str]]:
+        """Return assignments, and one result for each expression, as text over single numbers.
+
+        Parameters
+        ----------
+        rename : mapping of str to str
+            What to write for the time and for each argument.
+        prefix : str
+            Begins the names of what the assignments define.
+        *expressions : str
+            Names, derivatives or new expressions; by default the derivative of every variable.
+
+        Examples
+        --------
+        >>> decay = Equations("dx/dt = -x**2/tau : 1", inputs={"tau": "1"})
+        >>> decay.scalars({"x": "y0", "tau": "p0"}, "u")
+        ([], ['-(y0 * y0) / p0'])
+        """
+        chosen = expressions or tuple(f"d{v.name}/dt" for v in self.variables)
+        _, lines, results = self._lower([self._quantity(one).code for one in chosen])
+        made = [line.partition(" = ")[0] for line in lines]
+        names = {**rename, **{name: f"{prefix}{k}" for k, name in enumerate(made)}}
+        return (
+            [scalar_text(line, names) for line in lines],
+            [scalar_text(result, names) for result in results],
+        )
 
     def brian2(self, rename: Mapping[str, str] = _NONE) -> str:
         """Return Brian2 equations for the same numbers: one time unit is one Brian2 second.

@@ -12,7 +12,7 @@ from ctsigprop.errors import unknown
 from ctsigprop.solvers.base import Layout
 from ctsigprop.solvers.explicit.onestep import Derivative, RungeKutta, Step
 
-__all__ = ["Control", "Tolerance", "check_tolerances"]
+__all__ = ["Control", "Tolerance", "check_tolerances", "spread"]
 
 Tolerance = float | Mapping[str, float]
 
@@ -71,7 +71,7 @@ class Control:
         self.rtol = rtol
         self.parts = [part for part in layout.slices.values() if part.stop > part.start]
         self.matrices = [layout.slices[name] for name in layout.names if len(layout.dims[name]) > 1]
-        self.atol = _spread(atol, layout, y)
+        self.atol = spread(atol, layout, y)
         self.exponent = 1 / method.tableau.order
         self.previous = torch.full((len(y),), FLOOR, dtype=torch.float64, device=y.device)
         self.retried = torch.zeros(len(y), dtype=torch.bool, device=y.device)
@@ -187,7 +187,8 @@ class Control:
             return speed > 0.95 * self.method.tableau.stability
 
 
-def _spread(atol: Tolerance, layout: Layout, like: Tensor) -> Tensor:
+def spread(atol: Tolerance, layout: Layout, like: Tensor) -> Tensor:
+    """Return the absolute tolerance of every number of a packed state, or of all of them."""
     least = torch.finfo(like.dtype).tiny  # a component at zero for good is no error
     if not isinstance(atol, Mapping):
         return like.new_tensor(max(atol, least))

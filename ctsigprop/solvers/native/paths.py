@@ -9,6 +9,7 @@ import torch
 
 from ctsigprop.solvers.base import Problem
 from ctsigprop.solvers.native.compiled import available
+from ctsigprop.solvers.native.lanes import ensemble
 from ctsigprop.system import System
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PATHS", "run_native"]
 
-PATHS: tuple[Callable[[Problem, Embedded], str], ...] = ()
+PATHS: tuple[Callable[[Problem, Embedded], str], ...] = (ensemble,)
 """Each integrates the problem and returns "", or leaves it as it is and returns the reason."""
 
 

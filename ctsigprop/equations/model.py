@@ -29,7 +29,7 @@ from ctsigprop.equations.language import (
     parse_statements,
     quoting,
 )
-from ctsigprop.equations.structure import Structure, take_apart
+from ctsigprop.equations.structure import Factor, Structure, take_apart
 from ctsigprop.equations.symbolic import from_symbolic, linear_coefficient, symbol, to_symbolic
 from ctsigprop.errors import unknown
 from ctsigprop.units import parse_unit
@@ -196,6 +196,23 @@ class Equations:
             ("torch_of", expression), lambda: self._single(code, self.variables[0].name)
         )
 
+    def code(self, expression: str, by: str = "") -> ast.expr:
+        """Return the checked code of a name, a derivative or a new expression.
+
+        Named subexpressions stand in it by name. With `by`, it is the code of its derivative by
+        that symbol, in which they are written out.
+
+        Examples
+        --------
+        >>> ast.unparse(Equations("dx/dt = -x**2/tau : 1", inputs={"tau": "1"}).code("dx/dt"))
+        '-x ** 2 / tau'
+        """
+        if by:
+            return from_symbolic(self.differentiate(expression, by), self._symbols)
+        if expression in self.subexpressions:
+            return self._codes[expression]
+        return self._quantity(expression).code
+
     def unit_of(self, expression: str) -> str | None:
         """Return the unit in which `torch_of` gives an expression, None where it is unknown."""
         unit = self._quantity(expression).unit
@@ -360,10 +377,11 @@ class Equations:
         if parts is None:
             return None
 
-        def compiled(factor: Any, absent: int) -> Callable[[Tensor, _Values], Tensor] | None:
+        def compiled(factor: Any, absent: int) -> Factor | None:
             if factor == absent:
                 return None
-            return self._single(from_symbolic(factor, self._symbols), weight)
+            code = from_symbolic(factor, self._symbols)
+            return Factor(self._single(code, weight), code)
 
         products, decays = parts
         return Structure(

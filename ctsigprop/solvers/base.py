@@ -168,6 +168,11 @@ class Recorder:
         self._whole[index] = self.layout.pack(state)
         self.done[:] = index + 1
 
+    def packed(self, index: int, row: Tensor) -> None:
+        """Record output number `index` of every sample: rows of numbers, ``(samples, size)``."""
+        self._whole[index] = row
+        self.done[:] = index + 1
+
     def scatter(self, index: Tensor, sample: Tensor, values: Tensor) -> None:
         """Record outputs ``index[k]`` of samples ``sample[k]``: values of shape ``(k, size)``."""
         self._pieces.append((index, sample, values))

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["PATHS", "run_native"]
 
-PATHS: tuple[Callable[[Problem, Embedded], str], ...] = (ensemble,)
+
+def _plastic(problem: Problem, solver: Embedded) -> str:
+    from ctsigprop.solvers.native.plastic import plastic  # many modules, needed by few runs
+
+    return plastic(problem, solver)
+
+
+PATHS: tuple[Callable[[Problem, Embedded], str], ...] = (ensemble, _plastic)
 """Each integrates the problem and returns "", or leaves it as it is and returns the reason."""
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ctsigprop.equations.language import EXPREL_PRIME, TRANSCENDENTAL, name_node, names_in
 
-__all__ = ["brian2_text", "native_function", "share", "torch_function"]
+__all__ = ["brian2_text", "native_function", "scalar_text", "share", "torch_function"]
 
 
 def share(codes: Sequence[ast.expr], names: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -88,6 +88,57 @@ def native_function(
         _define(loop + "\n        ".join(body), functions)
     )
     return compiled
+
+
+def scalar_text(text: str, rename: Mapping[str, str]) -> str:
+    """Write a line or a result of `share` for single numbers, under other names.
+
+    Conditions become ``holds(...)``, and powers products, roots, or ``power(x, y)``.
+    """
+    return ast.unparse(_Scalar(rename).visit(ast.parse(text)))
+
+
+class _Scalar(ast.NodeTransformer):
+    def __init__(self, rename: Mapping[str, str]) -> None:
+        self.rename = rename
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.parse(self.rename.get(node.id, node.id), mode="eval").body
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        function = node.func
+        if not isinstance(function, ast.Name):
+            raise TypeError(f"'{ast.unparse(node)}' is not in the language of equations")
+        arguments = [self.visit(argument) for argument in node.args]
+        if function.id == "int":
+            return ast.Call(name_node("holds"), arguments[:1], [])
+        return ast.Call(name_node(function.id), arguments, [])
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        self.generic_visit(node)
+        if not isinstance(node.op, ast.Pow):
+            return node
+        exponent = _constant(node.right)
+        if exponent == 0.5:
+            return ast.Call(name_node("sqrt"), [node.left], [])
+        if exponent is None or exponent != int(exponent) or not 1 <= abs(exponent) <= LONGEST:
+            return ast.Call(name_node("power"), [node.left, node.right], [])
+        product = node.left
+        for _ in range(int(abs(exponent)) - 1):
+            product = ast.BinOp(product, ast.Mult(), node.left)
+        return product if exponent > 0 else ast.BinOp(ast.Constant(1.0), ast.Div(), product)
+
+
+LONGEST = 8  # a product that is written out
+
+
+def _constant(node: ast.expr) -> float | None:
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        inner = _constant(node.operand)
+        return None if inner is None else -inner
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        return float(node.value)
+    return None
 
 
 def brian2_text(code: ast.expr, rename: Mapping[str, str]) -> str:

@@ -14,7 +14,13 @@ from typing import Any, TypeVar, cast
 from torch import Tensor
 
 from ctsigprop.equations.dimensions import analyse, known_units
-from ctsigprop.equations.generate import brian2_text, native_function, share, torch_function
+from ctsigprop.equations.generate import (
+    brian2_text,
+    native_function,
+    scalar_text,
+    share,
+    torch_function,
+)
 from ctsigprop.equations.language import (
     Quantity,
     Reader,
@@ -23,7 +29,7 @@ from ctsigprop.equations.language import (
     parse_statements,
     quoting,
 )
-from ctsigprop.equations.structure import Structure, take_apart
+from ctsigprop.equations.structure import Factor, Structure, take_apart
 from ctsigprop.equations.symbolic import from_symbolic, linear_coefficient, symbol, to_symbolic
 from ctsigprop.errors import unknown
 from ctsigprop.units import parse_unit
@@ -190,6 +196,23 @@ class Equations:
             ("torch_of", expression), lambda: self._single(code, self.variables[0].name)
         )
 
+    def code(self, expression: str, by: str = "") -> ast.expr:
+        """Return the checked code of a name, a derivative or a new expression.
+
+        Named subexpressions stand in it by name. With `by`, it is the code of its derivative by
+        that symbol, in which they are written out.
+
+        Examples
+        --------
+        >>> ast.unparse(Equations("dx/dt = -x**2/tau : 1", inputs={"tau": "1"}).code("dx/dt"))
+        '-x ** 2 / tau'
+        """
+        if by:
+            return from_symbolic(self.differentiate(expression, by), self._symbols)
+        if expression in self.subexpressions:
+            return self._codes[expression]
+        return self._quantity(expression).code
+
     def unit_of(self, expression: str) -> str | None:
         """Return the unit in which `torch_of` gives an expression, None where it is unknown."""
         unit = self._quantity(expression).unit
@@ -271,6 +294,35 @@ class Equations:
         codes = [self._codes[variable.name] for variable in self.variables]
         return self._cached("numba", lambda: native_function(*self._lower(codes), self.arguments))
 
+    def scalars(
+        self, rename: Mapping[str, str], prefix: str, *expressions: str
+    ) -> tuple[list[str], list[str]]:
+        """Return assignments, and one result for each expression, as text over single numbers.
+
+        Parameters
+        ----------
+        rename : mapping of str to str
+            What to write for the time and for each argument.
+        prefix : str
+            Begins the names of what the assignments define.
+        *expressions : str
+            Names, derivatives or new expressions; by default the derivative of every variable.
+
+        Examples
+        --------
+        >>> decay = Equations("dx/dt = -x**2/tau : 1", inputs={"tau": "1"})
+        >>> decay.scalars({"x": "y0", "tau": "p0"}, "u")
+        ([], ['-(y0 * y0) / p0'])
+        """
+        chosen = expressions or tuple(f"d{v.name}/dt" for v in self.variables)
+        _, lines, results = self._lower([self._quantity(one).code for one in chosen])
+        made = [line.partition(" = ")[0] for line in lines]
+        names = {**rename, **{name: f"{prefix}{k}" for k, name in enumerate(made)}}
+        return (
+            [scalar_text(line, names) for line in lines],
+            [scalar_text(result, names) for result in results],
+        )
+
     def brian2(self, rename: Mapping[str, str] = _NONE) -> str:
         """Return Brian2 equations for the same numbers: one time unit is one Brian2 second.
 
@@ -325,10 +377,11 @@ class Equations:
         if parts is None:
             return None
 
-        def compiled(factor: Any, absent: int) -> Callable[[Tensor, _Values], Tensor] | None:
+        def compiled(factor: Any, absent: int) -> Factor | None:
             if factor == absent:
                 return None
-            return self._single(from_symbolic(factor, self._symbols), weight)
+            code = from_symbolic(factor, self._symbols)
+            return Factor(self._single(code, weight), code)
 
         products, decays = parts
         return Structure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +11,22 @@ from torch import Tensor
 
 from ctsigprop.equations.symbolic import symbol
 
-__all__ = ["Structure", "take_apart"]
+__all__ = ["Factor", "Structure", "take_apart"]
 
-_Factor = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 _Term = tuple[Any, Any, Any]
 _SCALAR, _POST, _PRE = range(3)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A part of a derivative: a function of ``(t, values)``, and the code that it was made from."""
+
+    function: Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+    code: ast.expr
+
+    def __call__(self, t: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        """Return its value."""
+        return self.function(t, values)
 
 
 @dataclass(frozen=True)
@@ -26,10 +38,10 @@ class Structure:
     Coefficients are part of ``post_k``; a decay that shrinks the weight is negative.
     """
 
-    outer: tuple[tuple[_Factor | None, _Factor | None], ...]
-    decay_scalar: _Factor | None
-    decay_post: _Factor | None
-    decay_pre: _Factor | None
+    outer: tuple[tuple[Factor | None, Factor | None], ...]
+    decay_scalar: Factor | None
+    decay_post: Factor | None
+    decay_pre: Factor | None
 
 
 def take_apart(

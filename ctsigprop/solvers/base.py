@@ -140,6 +140,8 @@ class Statistics:
     taped, repeated : int
         Where gradients are wanted within a limit of memory: steps whose graph is kept, and steps
         (and evaluations at jumps) that are repeated for their gradient.
+    native : bool
+        Whether a kernel compiled from the text of the equations took the steps.
     """
 
     evaluations: int = 0
@@ -149,6 +151,7 @@ class Statistics:
     low_rank: tuple[str, ...] = ()
     taped: int = 0
     repeated: int = 0
+    native: bool = False
 
     def add(self, other: Statistics) -> None:
         """Add the cost of another stretch of the same run."""
@@ -158,6 +161,7 @@ class Statistics:
         self.low_rank = other.low_rank
         self.taped += other.taped
         self.repeated += other.repeated
+        self.native = other.native
 
 
 class Recorder:
@@ -175,6 +179,11 @@ class Recorder:
     def row(self, index: int, state: Mapping[str, Tensor]) -> None:
         """Record output number `index` of every sample."""
         self._whole[index] = self.layout.pack(state)
+        self.done[:] = index + 1
+
+    def packed(self, index: int, row: Tensor) -> None:
+        """Record output number `index` of every sample: rows of numbers, ``(samples, size)``."""
+        self._whole[index] = row
         self.done[:] = index + 1
 
     def scatter(self, index: Tensor, sample: Tensor, values: Tensor) -> None:

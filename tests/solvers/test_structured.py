@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import ctsigprop as ct
 from ctsigprop.solvers.explicit import structured
+from ctsigprop.solvers.native import paths
 
 F64 = torch.float64
 RULES = {
@@ -43,6 +44,7 @@ SOLVERS = [
 def _small(monkeypatch):
     """Take the path for weights of any size."""
     monkeypatch.setattr(structured, "SMALLEST", 1)
+    monkeypatch.setattr(paths, "PATHS", ())  # and the path over torch
 
 
 def network(rule, pre=60, post=50, seed=0, batch=0, dtype=F64, signal=ct.Held):

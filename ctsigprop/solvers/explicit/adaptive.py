@@ -9,7 +9,7 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from ctsigprop.solvers.base import Problem, Solver, State
-from ctsigprop.solvers.explicit.control import PROPORTIONAL, Control, Tolerance, check_tolerances
+from ctsigprop.solvers.explicit.control import Control, Tolerance, check_tolerances
 from ctsigprop.solvers.explicit.fixed import run_fixed
 from ctsigprop.solvers.explicit.joint import joint
 from ctsigprop.solvers.explicit.march import March
@@ -21,6 +21,7 @@ from ctsigprop.solvers.explicit.structured import (
     structured,
 )
 from ctsigprop.solvers.explicit.tableaus import BOGACKI_SHAMPINE, DOPRI5, TSIT5, Tableau
+from ctsigprop.solvers.native.paths import run_native
 from ctsigprop.solvers.options import TAPE, check_max_steps, check_positive, check_tape
 from ctsigprop.solvers.stops import landings
 
@@ -63,6 +64,10 @@ class Embedded(Solver):
         where it begins, and repeated in the backward pass: the same gradients, second derivatives
         too, at about 1.5 times the cost, in memory of two states a step. 0 repeats every step,
         ``inf`` none.
+    native : bool or None, optional
+        Whether a kernel compiled from the text of the equations takes the steps: the same numbers
+        but for rounding. None: where that is possible and pays. True: wherever it is possible, and
+        a refusal with the reason where it is not. False: never.
 
     Raises
     ------
@@ -83,6 +88,7 @@ class Embedded(Solver):
     low_rank: bool = True
     together: bool = False
     tape: float = TAPE
+    native: bool | None = None
 
     events: ClassVar[bool] = True
     ragged: ClassVar[bool] = True
@@ -100,6 +106,8 @@ class Embedded(Solver):
 
     def integrate(self, problem: Problem) -> Callable[[Tensor], State] | None:
         """Fill ``problem.recorder``; return the interpolant where one was asked for."""
+        if self.native is not False and run_native(problem, self):
+            return None
         if self.dt is not None:
             return run_fixed(
                 problem, self.tableau, self.dt, self.max_steps, self.low_rank, self.tape
@@ -119,7 +127,7 @@ class Embedded(Solver):
             self.rtol,
             self.atol,
             self.first_step,
-            0.0 if self.together else PROPORTIONAL,
+            pi=not self.together,
         )
         problem.recorder.row(0, problem.y0)
         stops = landings(problem)
@@ -145,7 +153,7 @@ class Tsit5(Embedded):
     --------
     >>> Tsit5(rtol=1e-8).with_options(atol=1e-12)  # doctest: +NORMALIZE_WHITESPACE
     Tsit5(rtol=1e-08, atol=1e-12, max_steps=100000, first_step=None, dt=None, low_rank=True,
-          together=False, tape=1024.0)
+          together=False, tape=1024.0, native=None)
 
     Notes
     -----

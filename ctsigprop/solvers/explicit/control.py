@@ -12,13 +12,13 @@ from ctsigprop.errors import unknown
 from ctsigprop.solvers.base import Layout
 from ctsigprop.solvers.explicit.onestep import Derivative, RungeKutta, Step
 
-__all__ = ["Control", "Tolerance", "check_tolerances"]
+__all__ = ["Control", "Tolerance", "check_tolerances", "spread"]
 
 Tolerance = float | Mapping[str, float]
 
 SAFETY = 0.9
 SMALLEST, LARGEST = 0.2, 10.0
-PROPORTIONAL = 0.2  # over the order: the PI control of HNW II, IV.2, (2.43)
+INTEGRAL, PROPORTIONAL = 0.85, 0.2  # over the order: the PI control of HNW II, IV.2, (2.43)
 FLOOR = 1e-4  # below this an error says nothing about the next one
 NON_FINITE = 0.1  # how far to step back from a NaN
 LEAST_RTOL = 4  # in units of the rounding of the state's type
@@ -60,7 +60,7 @@ class Control:
         rtol: float,
         atol: Tolerance,
         first_step: float | None,
-        proportional: float = PROPORTIONAL,
+        pi: bool = True,
     ) -> None:
         least = LEAST_RTOL * torch.finfo(y.dtype).eps
         if rtol != 0 and rtol < least:
@@ -72,10 +72,10 @@ class Control:
         self.rtol = rtol
         self.parts = [part for part in layout.slices.values() if part.stop > part.start]
         self.matrices = [layout.slices[name] for name in layout.names if len(layout.dims[name]) > 1]
-        self.atol = _spread(atol, layout, y)
+        self.atol = spread(atol, layout, y)
         self.exponent = 1 / method.tableau.order
-        self.proportional = proportional * self.exponent
-        self.integral = (1 - 0.75 * proportional) * self.exponent
+        self.proportional = PROPORTIONAL * self.exponent if pi else 0.0
+        self.integral = INTEGRAL * self.exponent if pi else self.exponent
         self.previous = torch.full((len(y),), FLOOR, dtype=torch.float64, device=y.device)
         self.retried = torch.zeros(len(y), dtype=torch.bool, device=y.device)
         self.calm = True
@@ -195,7 +195,8 @@ class Control:
             return speed > 0.95 * self.method.tableau.stability
 
 
-def _spread(atol: Tolerance, layout: Layout, like: Tensor) -> Tensor:
+def spread(atol: Tolerance, layout: Layout, like: Tensor) -> Tensor:
+    """Return the absolute tolerance of every number of a packed state, or of all of them."""
     least = torch.finfo(like.dtype).tiny  # a component at zero for good is no error
     if not isinstance(atol, Mapping):
         return like.new_tensor(max(atol, least))

@@ -85,12 +85,31 @@ class March:
         self.watch: Watch | None = None
         self.steps: list[Step] = []
 
-    def run(self) -> Interpolant | None:
-        """Step every sample to the end of its span, and fill the recorder."""
+    def go_on(
+        self, t: float, y: Tensor, f: Tensor, pointer: int, row: int, tried: int, rejected: int
+    ) -> None:
+        """Go on with a run of one sample that has come to `t`, by the same method elsewhere.
+
+        `y` and `f` are its state and derivative, `pointer` its next stop, `row` its next output;
+        the control of the steps is as it was there.
+        """
+        self.t, self.y, self.f = torch.full_like(self.t, t), y, f
+        self.pointer, self.next_row = self.pointer + pointer, self.next_row * row
+        self.tried, self.rejected = self.tried + tried, self.rejected + rejected
+        self.due = self._due()
+        self._aim()
+        self.run(tried)
+
+    def run(self, turn: int | None = None) -> Interpolant | None:
+        """Step every sample to the end of its span, and fill the recorder.
+
+        A run that has begun elsewhere goes on after so many turns.
+        """
         if self.times.shape[1] > 1 and len(self.y):
             try:
-                self._begin()
-                turn = 0
+                if turn is None:
+                    self._begin()
+                    turn = 0
                 while self.under_way:
                     turn += 1
                     self._look_ahead(turn)

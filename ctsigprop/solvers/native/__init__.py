@@ -1,0 +1,1 @@
+"""Kernels compiled from the text of the equations, where numba is installed."""

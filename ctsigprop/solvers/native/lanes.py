@@ -1,0 +1,171 @@
+"""Ensembles of small systems, each orbit with steps of its own, in vector lanes."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import torch
+
+from ctsigprop.solvers.base import Layout, Problem
+from ctsigprop.solvers.explicit.control import spread
+from ctsigprop.solvers.native.compiled import Kernel, compiled
+from ctsigprop.solvers.native.kernels import (
+    ARGUMENTS,
+    FAILED,
+    FINISHED,
+    Memory,
+    Part,
+    kernel_source,
+)
+from ctsigprop.solvers.native.scalars import NotScalarError, Scalars, scalars
+from ctsigprop.solvers.stops import landings
+
+if TYPE_CHECKING:
+    from ctsigprop.solvers.explicit.adaptive import Embedded
+
+__all__ = ["FEWEST", "ensemble"]
+
+FEWEST = 1000
+"""From how many samples on a kernel is chosen by itself."""
+
+SHORTEST, LONGEST = 0.05, 0.2
+"""Seconds between the looks at whether the user wants to stop."""
+
+MOST_HELD = 2**26
+"""Numbers in the table of held signals."""
+
+
+def ensemble(problem: Problem, solver: Embedded) -> str:
+    """Integrate every sample of a problem by a kernel; return why not, if not.
+
+    An orbit that meets trouble (a derivative that is not finite, too many steps, no headway) leaves
+    the whole problem to the solver that says what it is.
+    """
+    layout = problem.layout
+    reason = _unfit(problem, solver)
+    if reason:
+        return reason
+    try:
+        text = scalars(problem.system, layout, problem.inputs)
+    except NotScalarError as error:
+        return str(error)
+    stops = landings(problem)
+    if stops.count * len(text.channels) * layout.samples > MOST_HELD:
+        return "the table of held signals would be too large"
+    kernel = compiled(
+        kernel_source(text, _parts(layout), solver.tableau),
+        "kernel",
+        ARGUMENTS,
+        ("contract", "arcp"),
+    )
+    if not _Run(problem, solver, text, kernel).finish():
+        return "a sample met trouble"
+    return ""
+
+
+def _unfit(problem: Problem, solver: Embedded) -> str:
+    layout = problem.layout
+    if solver.dt is not None:
+        return "the steps are fixed"
+    if solver.native is None and layout.samples < FEWEST:
+        return f"there are fewer than {FEWEST} samples"
+    if layout.coupled:
+        return "the batch shares a variable, so that it is one sample"
+    if any(value.dtype != torch.float64 for value in problem.y0.values()):
+        return "the state is not float64"
+    return ""
+
+
+def _parts(layout: Layout) -> list[Part]:
+    return [
+        Part(part.start, part.stop, len(layout.dims[name]) > 1)
+        for name, part in layout.slices.items()
+        if part.stop > part.start
+    ]
+
+
+class _Run:
+    """A kernel's memory, and what it is given."""
+
+    def __init__(self, problem: Problem, solver: Embedded, text: Scalars, kernel: Kernel) -> None:
+        self.problem, self.layout, self.kernel = problem, problem.layout, kernel
+        layout, stops = problem.layout, landings(problem)
+        self.y0 = layout.pack(problem.y0).contiguous()
+        times = problem.t.reshape(-1, problem.t.shape[-1]).contiguous()
+        self.times = times
+        held = text.held(stops.low, layout)
+        samples, rows = layout.samples, times.shape[-1]
+        self.out = self.y0.new_full((rows, samples, layout.size), torch.nan)
+        self.out[0] = self.y0
+        self.done = torch.ones(samples, dtype=torch.long)
+        self.at = Memory.of(layout.size, len(text.channels), solver.tableau.closed().stages)
+        self.floats = torch.zeros(self.at.size, dtype=torch.float64)
+        self.integers = torch.zeros(self.at.whole, dtype=torch.long)
+        own_stops = stops.times.dim() > 1
+        options = {
+            "direction": 1.0 if bool(times[0, -1] >= times[0, 0]) else -1.0,
+            "first_step": solver.first_step or 0.0,
+            "rtol": solver.rtol,
+        }
+        for name, number in options.items():
+            self.floats[self.at.floats[name]] = number
+        told = {
+            "samples": samples,
+            "rows": rows,
+            "max_steps": solver.max_steps,
+            "rows_apart": rows if len(times) > 1 else 0,
+            "stops_apart": stops.count if own_stops else 0,
+            "held_by_stop": held.stride(0) if len(held) > 1 else 0,
+            "held_by_sample": held.stride(1) if held.shape[1] > 1 else 0,
+        }
+        for name, integer in told.items():
+            self.integers[self.at.integers[name]] = integer
+        atol = spread(solver.atol, layout, self.y0).expand(layout.size).contiguous()
+        self.given = [
+            *(self.floats, self.integers, self.y0, times),
+            *(stops.times.contiguous(), stops.low.contiguous(), stops.high.contiguous()),
+            *(held, text.parameters, atol, self.out, self.done),
+        ]
+
+    def finish(self) -> bool:
+        """Run the kernel to its end, or until it fails; record what was reached."""
+        addresses = [tensor.data_ptr() for tensor in self.given]
+        turns = 1000
+        status = 0
+        try:
+            while not status:
+                self.integers[self.at.integers["turns"]] = turns
+                started = time.perf_counter()
+                status = self.kernel(*addresses)
+                seconds = time.perf_counter() - started
+                if seconds < SHORTEST:
+                    turns *= 2
+                elif seconds > LONGEST:
+                    turns = max(turns // 2, 1)
+                self._tell()
+        finally:
+            if status != FAILED:
+                self._record(status)
+        return status == FINISHED
+
+    def _tell(self) -> None:
+        over = self.done == self.out.shape[0]
+        first, last = self.times[:, 0], self.times[:, -1]
+        clock = torch.where(over, last, first)
+        state = torch.where(over[:, None], self.out[-1], self.y0)
+        self.problem.accepted(self.layout.clock(clock), self.layout.unpack(state), None)
+
+    def _record(self, status: int) -> None:
+        recorder, statistics = self.problem.recorder, self.problem.recorder.statistics
+        integers = {name: int(self.integers[k]) for name, k in self.at.integers.items()}
+        statistics.steps += integers["steps"]
+        statistics.rejections += integers["rejections"]
+        statistics.evaluations += integers["evaluations"]
+        if status == FINISHED:
+            for row, values in enumerate(self.out):
+                recorder.row(row, self.layout.unpack(values))
+            return
+        reached = torch.arange(len(self.out))[:, None] < self.done
+        index, sample = torch.nonzero(reached).unbind(1)
+        recorder.scatter(index, sample, self.out[index, sample])

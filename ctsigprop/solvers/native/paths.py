@@ -1,0 +1,67 @@
+"""Which native path takes a problem: each is tried in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from ctsigprop.solvers.base import Problem
+from ctsigprop.solvers.native.compiled import available
+from ctsigprop.solvers.native.lanes import ensemble
+from ctsigprop.system import System
+
+if TYPE_CHECKING:
+    from ctsigprop.solvers.explicit.adaptive import Embedded
+
+__all__ = ["PATHS", "run_native"]
+
+
+def _plastic(problem: Problem, solver: Embedded) -> str:
+    from ctsigprop.solvers.native.plastic import plastic  # many modules, needed by few runs
+
+    return plastic(problem, solver)
+
+
+PATHS: tuple[Callable[[Problem, Embedded], str], ...] = (ensemble, _plastic)
+"""Each integrates the problem and returns "", or leaves it as it is and returns the reason."""
+
+
+def run_native(problem: Problem, solver: Embedded) -> bool:
+    """Integrate a problem natively where that is possible and pays; tell whether it was.
+
+    Raises
+    ------
+    ValueError
+        If ``native=True`` and it is not possible.
+    """
+    reasons = _common(problem, solver)
+    if not reasons:
+        for path in PATHS:
+            reason = path(problem, solver)
+            if not reason:
+                problem.recorder.statistics.native = True
+                return True
+            reasons.append(reason)
+    if solver.native:
+        raise ValueError(f"native=True is not possible here: {'; '.join(reasons)}")
+    return False
+
+
+def _common(problem: Problem, solver: Embedded) -> list[str]:
+    """Return what keeps every native path from a problem."""
+    if not isinstance(problem.system, System):
+        return ["it is no System"]
+    found = {
+        "numba is not installed: pip install ctsigprop[native]": not available(),
+        "a batch is to step together": solver.together and problem.layout.samples > 1,
+        "gradients are wanted": torch.is_grad_enabled(),
+        "there are events": bool(problem.events),
+        "dense output is wanted": problem.dense,
+        "there are delays": bool(problem.system.delay),
+        "the state is not in the memory of the processor": any(
+            value.device.type != "cpu" for value in problem.y0.values()
+        ),
+    }
+    return [reason for reason, true in found.items() if true]

@@ -1,0 +1,230 @@
+"""Plasticity written as text, on the tape of a network: factors, or entry by entry."""
+
+from __future__ import annotations
+
+import ast
+from typing import TYPE_CHECKING, Any, final
+
+from ctsigprop.equations import Equations
+from ctsigprop.models.plasticity import TextPlasticity
+from ctsigprop.models.synapses import Synapse, rule_variable
+from ctsigprop.signals import Signal
+from ctsigprop.solvers.native import machine as ops
+from ctsigprop.solvers.native.tape import RATE, STATE, Names, Value
+
+if TYPE_CHECKING:
+    from ctsigprop.solvers.native.networks import Network, Weights
+
+__all__ = ["Rule", "names_in_code"]
+
+
+@final
+class Rule:
+    """One rule of one synapse."""
+
+    def __init__(
+        self, network: Network, synapse: Synapse, rule: TextPlasticity, post: int, pre: int
+    ) -> None:
+        self.network, self.tape = network, network.tape
+        self.synapse, self.rule, self.post, self.pre = synapse, rule, post, pre
+        self.samples = network.samples
+        self.equations: Equations = rule.equations
+        self.sides = {
+            v.name: next(iter(v.flags), "synapse")
+            for v in self.equations.variables
+            if v.name != "w"
+        }
+
+    def factors(self, lazy: Weights) -> list[Value]:
+        """Enter the outer products of the rule; return its decays."""
+        structure = self.rule.structure
+        assert structure is not None
+        for post, pre in structure.outer:
+            p, q = self._product(post, pre)
+            moving, staying = (p, q) if lazy.by_row else (q, p)
+            for s in range(self.samples):
+                pair = _part(moving, s, lazy.moving), _part(staying, s, lazy.staying)
+                (lazy.held if staying.held else lazy.new).append(pair)
+        side = "post" if lazy.by_row else "pre"
+        found = [structure.decay_scalar, structure.decay_post, structure.decay_pre]
+        return [self._decay(decay.code, side) for decay in found if decay is not None]
+
+    def entries(self) -> None:
+        """Enter the rule entry by entry."""
+        structure, tape = self.rule.structure, self.tape
+        if structure is None or "m" in _names_of(structure.decay_scalar):
+            self._grid("w")
+            return
+        place = self.network.places[self.synapse.name].place
+        rate, state, rows, n = RATE + place, STATE + place, self.post, self.pre
+        for post, pre in structure.outer:
+            p, q = self._product(post, pre)
+            for s in range(self.samples):
+                a, b = p.place + s * rows, q.place + s * n
+                tape.write(ops.ADD_SCALED, rate, a, b, n, rows, n, 1, 0)
+        for decay in (structure.decay_scalar, structure.decay_post):
+            if decay is not None:
+                by = self._decay(decay.code, "post").place
+                tape.write(ops.ADD_SCALED, rate, by, state, n, rows, n, 1, n)
+        if structure.decay_pre is not None:
+            by = self._decay(structure.decay_pre.code, "pre").place
+            tape.write(ops.ADD_MUL, rate, by, state, n, rows, n, 0, n)
+
+    def own(self) -> None:
+        """Enter the equations of the rule's own variables."""
+        for short, side in self.sides.items():
+            name = rule_variable(short, self.synapse.name)
+            variable = self.network.places[name]
+            if side == "synapse":
+                self.tape.write(ops.FILL, RATE + variable.place, 0, 0, variable.n)
+                self._grid(short)
+                continue
+            size = self.post if side == "post" else self.pre
+            code = self.equations.code(f"d{short}/dt")
+            speed = self.tape.expression(code, self._names(side), self.samples * size)
+            if self.rule.gate is not None:
+                speed = self.tape.entrywise(ops.MUL, speed, self._open(speed.n))
+            if variable.n == size:
+                speed = self.tape.mean(speed, self.samples)
+            self.tape.write(ops.COPY, RATE + variable.place, speed.place, 0, variable.n)
+
+    def _open(self, n: int) -> Value:
+        assert self.rule.gate is not None
+        return self.network.gate(self.rule.gate, n, open_=True)
+
+    def _product(self, post: Any, pre: Any) -> tuple[Value, Value]:
+        """Return the factors of an outer product; gate and mean are with the first."""
+        tape, n = self.tape, self.samples * self.post
+        p = tape.constant(1.0, n)
+        if post is not None:
+            p = tape.expression(post.code, self._names("post"), n)
+        if self.samples > 1:
+            p = tape.entrywise(ops.DIV, p, tape.constant(float(self.samples), n))
+        if self.rule.gate is not None:
+            p = tape.entrywise(ops.MUL, p, self.network.gate(self.rule.gate, n))
+        q = tape.constant(1.0, self.samples * self.pre)
+        if pre is not None:
+            q = tape.expression(pre.code, self._names("pre"), q.n)
+        return p, q
+
+    def _decay(self, code: ast.expr, side: str) -> Value:
+        size = self.post if side == "post" else self.pre
+        n = self.samples * size
+        decay = self.tape.mean(self.tape.expression(code, self._names(side), n), self.samples)
+        if self.rule.gate is not None:
+            decay = self.tape.entrywise(ops.MUL, decay, self.network.gate(self.rule.gate, size))
+        return decay
+
+    def _names(self, side: str) -> Names:
+        """Return what the symbols mean on one side, for all of its units and samples."""
+        size = self.post if side == "post" else self.pre
+        n = self.samples * size
+
+        def name_of(name: str) -> Value:
+            if name in ("x", "y"):
+                return self._wide(name)
+            if name in ("dx", "dy"):
+                population = self.synapse.pre if name == "dx" else self.synapse.post
+                return self.network.rate(population)
+            if name in self.sides:
+                return self._sided(name)
+            if name == "m":
+                return self._modulator(size)
+            if name in self.equations.subexpressions:
+                return self.tape.expression(self.equations.code(name), name_of, n)
+            if name == "t":
+                return self.tape.clock(n)
+            return self.network.parameter(self.rule, name, self.samples, size, scalar=True)
+
+        return name_of
+
+    def _wide(self, name: str) -> Value:
+        if name == "x":
+            return self.network.arriving(self.synapse)
+        return self.network.activity(self.synapse.post)
+
+    def _sided(self, name: str) -> Value:
+        own = self.network.state(rule_variable(name, self.synapse.name))
+        size = self.post if self.sides[name] == "post" else self.pre
+        return own if own.n == self.samples * size else self.tape.repeat(own, self.samples)
+
+    def _modulator(self, size: int) -> Value:
+        modulator = self.rule.modulator
+        if isinstance(modulator, Signal):
+            return self.network.gate(modulator, self.samples * size)
+        assert modulator is not None
+        value = self.network.activity(modulator)
+        if value.n == self.samples and size > 1:
+            return self.tape.spread(value, self.samples, size)
+        return value
+
+    def _grid(self, short: str) -> None:
+        """Enter an equation of every synapse, row by row."""
+        tape, pre = self.tape, self.pre
+        lifted: dict[str, Value] = {}
+        name = self.synapse.name if short == "w" else rule_variable(short, self.synapse.name)
+        matrices = {"w", *(s for s, side in self.sides.items() if side == "synapse")}
+        post_names, pre_names = self._names("post"), self._names("pre")
+        code = self.equations.code(f"d{short}/dt")
+        outside: dict[str, Value] = {}
+        for symbol in self._symbols(code):
+            if symbol in ("y", "dy", "m") or self.sides.get(symbol) == "post":
+                outside[symbol] = post_names(symbol)
+            elif symbol in ("x", "dx") or self.sides.get(symbol) == "pre":
+                outside[symbol] = pre_names(symbol)
+        first = len(tape.stage)
+        tape.write(ops.LOOP, 0, 0, 0, 0)
+
+        def lift(symbol: str, place: int, by_row: int, by_sample: int, step: int) -> Value:
+            if symbol not in lifted:
+                lifted[symbol] = Value(tape.space(pre), pre)
+                d = lifted[symbol].place
+                tape.write(ops.LIFT, d, place, 0, pre, 1, 0, by_row, by_sample, step)
+            return lifted[symbol]
+
+        def name_of(symbol: str) -> Value:
+            if symbol in matrices:
+                full = self.synapse.name
+                full = full if symbol == "w" else rule_variable(symbol, full)
+                return lift(symbol, self.network.state(full).place, pre, 0, 1)
+            if symbol in ("y", "dy", "m") or self.sides.get(symbol) == "post":
+                return lift(symbol, outside[symbol].place, 1, self.post, 0)
+            if symbol in ("x", "dx") or self.sides.get(symbol) == "pre":
+                return lift(symbol, outside[symbol].place, 0, pre, 1)
+            if symbol in self.equations.subexpressions:
+                return tape.expression(self.equations.code(symbol), name_of, pre)
+            if symbol == "t":
+                return tape.clock(pre)
+            return self.network.parameter(self.rule, symbol, 1, pre, scalar=True)
+
+        result = tape.expression(code, name_of, pre)
+        if self.rule.gate is not None:
+            gate = self.network.gate(self.rule.gate, pre, open_=short != "w")
+            result = tape.entrywise(ops.MUL, result, gate)
+        if self.samples > 1:
+            result = tape.entrywise(ops.DIV, result, tape.constant(float(self.samples), pre))
+        place = self.network.places[name].place
+        tape.write(ops.LOWER, RATE + place, result.place, 0, pre, 1, pre)
+        length = (len(tape.stage) - first) * ops.WIDTH
+        tape.write(ops.AGAIN, 0, 0, 0, length, self.post, 0, 0, 0, self.samples)
+
+    def _symbols(self, code: ast.expr) -> set[str]:
+        """Return the symbols that code needs, those of its subexpressions included."""
+        found = names_in_code(code)
+        for name in reversed(tuple(self.equations.subexpressions)):
+            if name in found:
+                found |= names_in_code(self.equations.code(name))
+        return found
+
+
+def names_in_code(code: ast.expr) -> set[str]:
+    """Return every name in code."""
+    return {part.id for part in ast.walk(code) if isinstance(part, ast.Name)}
+
+
+def _names_of(factor: Any) -> set[str]:
+    return set() if factor is None else names_in_code(factor.code)
+
+
+def _part(value: Value, sample: int, n: int) -> Value:
+    return Value(value.place + sample * n, n, value.held)

@@ -131,6 +131,10 @@ class Statistics:
         Wall time.
     low_rank : tuple of str
         The weights that were stepped by their factors; all others were stepped as they are.
+    slow : tuple of str
+        The variables that were averaged over the motion of the others.
+    estimates : dict of str to float
+        Estimated relative errors of these, by cause, and in total; see `Averaging`.
     """
 
     evaluations: int = 0
@@ -138,13 +142,16 @@ class Statistics:
     rejections: int = 0
     seconds: float = 0.0
     low_rank: tuple[str, ...] = ()
+    slow: tuple[str, ...] = ()
+    estimates: dict[str, float] = attribute(default_factory=dict)
 
     def add(self, other: Statistics) -> None:
         """Add the cost of another stretch of the same run."""
         self.evaluations += other.evaluations
         self.steps += other.steps
         self.rejections += other.rejections
-        self.low_rank = other.low_rank
+        self.low_rank, self.slow = other.low_rank, other.slow
+        self.estimates = dict(other.estimates)
 
 
 class Recorder:

@@ -24,11 +24,13 @@ from ctsigprop.terms import Moment
 __all__ = ["Averaging"]
 
 NODES, MOST_NODES = 9, 513  # of a smooth period
+NODE_ERROR = 1e-4  # at most, of the mean derivative
 WINDOWS = 8  # of presentations
 QUANTILE = 2.365  # of Student's distribution with one degree less, for 95 %
 CHUNKS = 4  # of a period, between which slow variables swing
 LARGEST_CHANGE = 0.05  # of slow variables while fast ones forget
-FORGOTTEN = 0.5  # a larger share of a difference between starts is not forgotten
+FORGOTTEN = 0.1  # a larger share of a difference between starts is not forgotten
+PATIENCE = 3  # how often it is looked at again, three times as late
 MACRO = 0.1  # the share of the tolerance that a macro step may take
 EDGE = 1e-9
 
@@ -163,8 +165,8 @@ class _Run:
         self.tol = max(least, min(1e-6, 1e-3 * options.rtol))
         self.W0 = split.pack(problem.y0)
         self.estimates: dict[str, float] = {}
-        self.swing = self.lag = self.added = 0.0
         self.largest = split.sizes(self.W0)
+        self.swing = self.lag = self.added = torch.zeros_like(self.largest)
 
     def _stimuli(self) -> list[float]:
         """Return the times at which presentations begin, and the end."""
@@ -190,9 +192,11 @@ class _Run:
         slow = self.split.unpack(self.W0)
         self.motion, fast, moment, G = self._resolved(slow)
         self.fast = fast
-        self._require_slow(self.W0, G, self.t0)
         W = self._forget(slow, fast, self.t0, shift=True)
-        self.macro = Macro(self._rate, self.split.sizes, self.inside, self.options.max_steps)
+        least = (0.5 * self.period + self.relaxation) / LARGEST_CHANGE
+        self.macro = Macro(
+            self._rate, self.split.sizes, self.inside, self.options.max_steps, least=least
+        )
         statistics = self.problem.recorder.statistics
         self.row = 1
         self.times = self.problem.t.tolist()
@@ -263,7 +267,7 @@ class _Run:
             G_2 = finer.average(slow, fast_2, moment_2)
             size = self.split.sizes(G_2).clamp(min=1e-300)
             before, error = error, float((self.split.sizes(G_2 - G) / size).max())
-            if error <= self.inside:
+            if error <= min(self.inside / 10, NODE_ERROR):
                 self.estimates["nodes"] = error
                 return motion, fast, moment, G
             if (len(finer.times) > MOST_NODES and not self.stimuli) or error > 0.7 * before:
@@ -284,16 +288,17 @@ class _Run:
         self.largest = torch.maximum(self.largest, self.split.sizes(W))
         return self.largest.clamp(min=1e-300)
 
-    def _require_slow(self, W: Tensor, G: Tensor, t: float) -> None:
-        """Refuse weights that change while the fast variables relax, or within a period."""
-        change = (0.5 * self.period + self.relaxation) * self.split.sizes(G)
-        self.lag = max(self.lag, float(change.max()))
-        size = self._scale(W)
-        if bool((self.split.sizes(W) < 1e-12).any()) and t == self.t0:
-            return  # from nothing, everything is fast
-        worst = float((change / size).max())
+    def _require_slow(self, W: Tensor, G: Tensor, t: float, span: float) -> None:
+        """Refuse weights that change while the fast variables relax, or within half a period.
+
+        They are compared with the largest size so far, and with the change in a macro step.
+        """
+        lag = self.split.sizes(G) * (0.5 * self.period + self.relaxation)
+        self.lag = torch.maximum(self.lag, lag)
+        size = torch.maximum(self._scale(W), span * self.split.sizes(G))
+        worst = float((lag / size).max())
         if worst > LARGEST_CHANGE:
-            name = self.split.slow[int((change / size).argmax())]
+            name = self.split.slow[int((lag / size).argmax())]
             raise SeparationError(
                 time=t,
                 variable=name,
@@ -309,11 +314,6 @@ class _Run:
         to their periodic motion, add to it.
         """
         problem, split = self.problem, self.split
-        rounds = math.ceil(4 * self.relaxation / self.period) if self.period else 1
-        duration = rounds * self.period or 4 * self.relaxation
-        step = min(duration / 16, 0.25 * self.tau if shift else 0.5 * self.tau)
-        stretch = Stretch(t, duration, math.ceil(duration / step))
-        layer = Motion(problem, split, self.rates, stretch, self.tol)
         rest = self._flat(self.motion.at(t, slow, fast))
         given = self._flat(problem.y0)
         spread = fast.std(0, unbiased=False) + 0.5 * fast.abs().mean()
@@ -321,12 +321,21 @@ class _Run:
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(rest.shape, generator=generator, dtype=torch.float64).to(rest)
         starts = torch.stack([rest, given, rest + spread * noise, 2 * fast.mean() - rest])
-        path = layer.march(slow, starts)
         apart = (starts[1:] - starts[0]).abs().amax(1)
-        left = (path[-1, 1:] - path[-1, 0]).abs().amax(1)
         far = apart > 1e-9 * (1e-300 + rest.abs().max())
-        ratio = float((left / apart)[far].max()) if bool(far.any()) else 0.0
-        if not ratio < FORGOTTEN:
+        ratio, rounds = 0.0, math.ceil(4 * self.relaxation / self.period) if self.period else 1
+        for _ in range(PATIENCE + 1):
+            duration = rounds * self.period or rounds * 4 * self.relaxation
+            step = min(duration / 16, 0.25 * self.tau if shift else 0.5 * self.tau)
+            stretch = Stretch(t, duration, math.ceil(duration / step))
+            layer = Motion(problem, split, self.rates, stretch, self.tol)
+            path = layer.march(slow, starts)
+            left = (path[-1, 1:] - path[-1, 0]).abs().amax(1)
+            ratio = float((left / apart)[far].max()) if bool(far.any()) else 0.0
+            if ratio < FORGOTTEN:
+                break
+            rounds *= 3
+        else:
             raise SeparationError(
                 time=t,
                 cause=f"the fast variables do not forget where they start: after {duration:.3g} "
@@ -339,19 +348,19 @@ class _Run:
             return self.W0
         means = [layer.average(slow, path[:, k], layer.moment_of(slow, path[:, k])) for k in (0, 1)]
         added = duration * (means[1] - means[0])
-        self.added = float((split.sizes(added) / self._scale(self.W0)).max())
+        self.added = split.sizes(added)
         return self.W0 + added
 
     def _flat(self, state: State) -> Tensor:
         return torch.cat([state[name].reshape(-1) for name in self.split.fast])
 
-    def _swing(self, slow: State, fast: Tensor, moment, G: Tensor) -> None:  # type: ignore[no-untyped-def]
+    def _swing(self, slow: State, fast: Tensor, moment: Moment, G: Tensor) -> None:
         """Note how far the slow variables swing within a period."""
         nodes = len(self.motion.times)
         if nodes == 1:
             return
         if self.stimuli:
-            self.swing = max(self.swing, self.period * float(self.split.sizes(G).max()))
+            self.swing = self.period * self.split.sizes(G)
             return
         edges = [nodes * k // CHUNKS for k in range(CHUNKS + 1)]
         place = torch.zeros_like(G)
@@ -362,7 +371,7 @@ class _Run:
             mean = self.motion.average(slow, fast, moment, part)
             place = place + self.period * share * (mean - G)
             low, high = torch.minimum(low, place), torch.maximum(high, place)
-        self.swing = max(self.swing, float(self.split.sizes((high - low) / 2).max()))
+        self.swing = self.split.sizes((high - low) / 2)
 
     def _sampling(self) -> float:
         """Return the error of the mean over presentations, from each window alone."""
@@ -398,9 +407,9 @@ class _Run:
 
     def _conclude(self) -> None:
         W = self.pieces[-1].end
-        scale = float(self._scale(W).min())
+        late = (self.lag + self.swing + 0.1 * self.added) / self._scale(W)
         self.estimates["macro"] = self.macro.error
-        self.estimates["averaging"] = (self.lag + self.swing) / scale + 0.1 * self.added
+        self.estimates["averaging"] = float(late.max())
         self.estimates["total"] = sum(self.estimates.values())
         self.problem.recorder.statistics.estimates = dict(self.estimates)
         if not self.estimates["total"] <= self.options.rtol:
@@ -415,14 +424,14 @@ class _Run:
     def _accepted(self, pieces: list[Piece], slope: Tensor) -> None:
         self.pieces += pieces
         t = pieces[-1].t + pieces[-1].h
-        self._require_slow(pieces[-1].end, slope, pieces[0].t)
-        span = pieces[-1].t + pieces[-1].h - pieces[0].t
+        span = t - pieces[0].t
         if span < self.period and t < self.end * (1 - EDGE):
             raise SeparationError(
                 time=t,
                 cause=f"a macro step of {span:.3g} is shorter than a period ({self.period:.3g}): "
-                "the slow variables are not slow, or rtol is too small",
+                "the slow variables are not slow, or rtol is too small; use Tsit5",
             )
+        self._require_slow(pieces[-1].end, slope, pieces[0].t, span)
         while self.row < len(self.times) and self.times[self.row] <= t + EDGE * abs(t):
             at = self.times[self.row]
             piece = next(p for p in pieces if at <= p.t + p.h + EDGE * abs(t))

@@ -17,6 +17,7 @@ __all__ = ["Cycle", "Fourier", "Green", "Panels", "Stretch", "graded"]
 NODES = 5  # Gauss points in a panel
 LONGEST = 8.0  # a panel, in time constants of the leak
 DENSE = 600  # nodes up to which the answer is one matrix
+FORGOTTEN = 1e-18  # of what a leak remembers
 FINE = 32  # Gauss points that integrate the kernel of a panel
 
 
@@ -159,6 +160,10 @@ class Panels(Cycle):
         self.length = float(self.size.sum())
         self.share = (self.size[:, None] * weights / self.length).flatten()
 
+    def windows_of_panels(self) -> list[Tensor]:
+        """Return the panels of each window."""
+        return list(torch.arange(len(self.begin)).split(self.counts))
+
     def refined(self) -> Panels:
         """Return the same windows with every panel halved."""
         halved = [
@@ -182,20 +187,23 @@ class _Collocation(Green):
         self.decay = torch.exp(z[:, None] * cycle.points)  # (panels, nodes)
         self.inside = torch.stack([self._weights(c, cycle.size) for c in cycle.points.tolist()], 1)
         self.through = self._weights(1.0, cycle.size)  # (panels, nodes)
-        count = len(z)
-        chain = torch.eye(count, dtype=torch.float64)
-        follows = torch.zeros(count, count, dtype=torch.float64)
-        first = 0
-        for panels in cycle.counts:
-            own = torch.arange(first, first + panels)
-            follows[own.roll(-1), own] = 1.0
-            first += panels
-        chain = chain - follows * torch.exp(z)
-        self.starts = torch.linalg.solve(chain, follows)  # of the panels, from what each adds
+        self.back = torch.cat([own.roll(1) for own in cycle.windows_of_panels()])
+        self.leaps = self._leaps(torch.exp(z)[self.back])
         self.matrix: Tensor | None = None
         nodes = len(cycle.t)
         if nodes <= DENSE:
             self.matrix = self._apply(torch.eye(nodes, dtype=torch.float64))
+
+    def _leaps(self, decay: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return what is left after 1, 2, 4, … panels, and the panels that it comes from.
+
+        With these the sum over all panels before is taken in doublings, round and round.
+        """
+        leaps, back = [], self.back
+        while float(decay.max()) > FORGOTTEN:
+            leaps.append((decay[:, None], back))
+            decay, back = decay * decay[back], back[back]
+        return leaps
 
     def _weights(self, c: float, size: Tensor) -> Tensor:
         """Return h ∫_0^c e^(a h (c−σ)) l_j(σ) dσ of panels of size h, ``(panels, nodes)``."""
@@ -211,24 +219,31 @@ class _Collocation(Green):
         return self.matrix @ rest
 
     def _apply(self, rest: Tensor) -> Tensor:
-        if self.starts.dtype != rest.dtype or self.starts.device != rest.device:
-            for name in ("starts", "through", "inside", "decay"):
+        if self.through.dtype != rest.dtype or self.through.device != rest.device:
+            for name in ("through", "inside", "decay"):
                 setattr(self, name, getattr(self, name).to(rest))
-        panels = rest.reshape(len(self.starts), NODES, -1)
-        starts = self.starts @ (self.through[:, None] @ panels)[:, 0]
+            self.back = self.back.to(rest.device)
+            self.leaps = [(d.to(rest), back.to(rest.device)) for d, back in self.leaps]
+        panels = rest.reshape(len(self.back), NODES, -1)
+        starts = (self.through[:, None] @ panels)[self.back, 0]
+        for decay, back in self.leaps:
+            starts = torch.addcmul(starts, decay, starts[back])
         values = torch.baddbmm(self.decay[:, :, None] * starts[:, None], self.inside, panels)
         return values.reshape(rest.shape)
 
     def row(self, t: float) -> Tensor:
-        cycle = self.cycle
+        """Return the weights of r at the nodes, ``(nodes,)``, that make s at another time."""
+        cycle, through = self.cycle, self.through.cpu().double()
         k = int(torch.searchsorted(cycle.begin, torch.tensor(t), right=True)) - 1
         k = min(max(k, 0), len(cycle.begin) - 1)
         late = t - float(cycle.begin[k])
-        share = late / float(cycle.size[k])
-        weights = torch.zeros(len(cycle.size), NODES, dtype=torch.float64)
-        starts = self.starts[k].cpu().double()[:, None] * self.through.cpu().double()
-        weights += math.exp(self.a * late) * starts
-        weights[k] += self._weights(share, cycle.size[k : k + 1])[0]
+        weights = torch.zeros_like(through)
+        weights[k] = self._weights(late / float(cycle.size[k]), cycle.size[k : k + 1])[0]
+        left = math.exp(self.a * late)
+        while left > FORGOTTEN:
+            k = int(self.back[k])
+            weights[k] += left * through[k]
+            left *= math.exp(self.a * float(cycle.size[k]))
         return weights.flatten()
 
 

@@ -62,6 +62,8 @@ class Macro:
         The most steps of the coarser twin.
     twin : bool
         Whether the steps are taken in halves besides; else they are the result.
+    least : float
+        The first step is at least that long, or the whole span.
     """
 
     def __init__(
@@ -71,9 +73,10 @@ class Macro:
         tol: float,
         max_steps: int,
         twin: bool = True,
+        least: float = 0.0,
     ) -> None:
         self.rate, self.sizes, self.tol, self.max_steps = rate, sizes, tol, max_steps
-        self.twin = twin
+        self.twin, self.least = twin, least
         self.error = 0.0
         self.steps = self.rejections = 0
 
@@ -89,7 +92,7 @@ class Macro:
         h = end - t
         if bool(moving.any()):
             ratio = (self.scale.clamp(min=1e-300) / speed)[moving]
-            h = min(h, max(FIRST * float(ratio.min()), 1e-3 * (end - t)))
+            h = min(h, max(FIRST * float(ratio.min()), 1e-3 * h, self.least))
         while t < end:
             if self.steps + self.rejections >= self.max_steps:
                 raise StepLimitError(

@@ -149,6 +149,18 @@ def test_constant_inputs_need_no_period():
     torch.testing.assert_close(run["s_y"][-1], run["W_y_x"][-1] @ x)
 
 
+def test_weights_do_not_overshoot_their_bounds():
+    eps = 4e-3
+    rules = [ct.hebb(eps), ct.weight_decay(0.1 * eps)]
+    system = one_layer(rules, rho="identity", bounds=(-0.2, 0.32), weight=0.3 * draw(3, 4))
+    t = [0.0, 300.0, 1000.0]
+    run = ct.solve(system, t=t, solver=ct.Averaging(period=2.0, rtol=0.1))
+    assert run["W_y_x"][-1].max() == 0.32
+    assert run["W_y_x"].max() <= 0.32
+    full = ct.solve(system, t=t, solver=ct.Tsit5(rtol=1e-4))
+    assert error(run, full, "W_y_x") < run.statistics.estimates["total"]
+
+
 def test_a_batch_that_shares_its_weights():
     signal = ct.Rhythm(draw(3, 4), 0.5, offset=draw(3, 4, seed=1))
     system = one_layer(ct.oja(1e-2), signal, shared=True)

@@ -18,6 +18,7 @@ from ctsigprop.solvers.slow.cycle import Cycle, Fourier, Panels, Stretch, graded
 from ctsigprop.solvers.slow.inputs import require_constant, require_forward, require_periodic
 from ctsigprop.solvers.slow.macro import Macro, Piece
 from ctsigprop.solvers.slow.motion import Motion
+from ctsigprop.solvers.slow.presentations import WINDOWS, Presentations
 from ctsigprop.solvers.slow.split import Split, decay_rates, slow_variables
 from ctsigprop.terms import Moment
 
@@ -25,8 +26,7 @@ __all__ = ["Averaging"]
 
 NODES, MOST_NODES = 9, 513  # of a smooth period
 NODE_ERROR = 1e-4  # at most, of the mean derivative
-WINDOWS = 8  # of presentations
-QUANTILE = 2.365  # of Student's distribution with one degree less, for 95 %
+MEMORY = 25  # relaxations of fast variables, after which all is forgotten
 CHUNKS = 4  # of a period, between which slow variables swing
 LARGEST_CHANGE = 0.05  # of slow variables while fast ones forget
 FORGOTTEN = 0.1  # a larger share of a difference between starts is not forgotten
@@ -150,9 +150,9 @@ class _Run:
         self.options, self.problem = options, problem
         self.t0, self.end = float(problem.t[0]), float(problem.t[-1])
         self.inside = options.rtol * MACRO
-        self.stimuli = self._stimuli() if options.presentations else []
-        hold = (self.end - self.t0) / max(len(self.stimuli) - 1, 1)
-        self.period = options.period or (hold if self.stimuli else 0.0)
+        count = options.presentations
+        self.shown = Presentations(problem, count) if count else None
+        self.period = options.period or (self.shown.hold if self.shown else 0.0)
         weights = options.slow or ()
         rates = decay_rates(problem, weights)
         slow = slow_variables(problem, options.slow, rates, self.period)
@@ -168,26 +168,11 @@ class _Run:
         self.largest = split.sizes(self.W0)
         self.swing = self.lag = self.added = torch.zeros_like(self.largest)
 
-    def _stimuli(self) -> list[float]:
-        """Return the times at which presentations begin, and the end."""
-        system, given = self.problem.system, self.problem.inputs
-        found: set[float] = set()
-        for source in system.sources:
-            signal = given.get(source.name, source.signal)
-            if signal is not None:
-                found.update(signal.jumps(self.t0, self.end))
-        if len(found) + 1 < 2 * WINDOWS:
-            raise ValueError(
-                f"presentations={self.options.presentations}: the sources hold "
-                f"{len(found) + 1} within the span; give period=..., or a longer span"
-            )
-        return [self.t0, *sorted(found), self.end]
-
     def run(self) -> None:
         """Step the slow variables to the end."""
         if options_period := self.options.period:
             require_periodic(self.problem, options_period)
-        elif not self.stimuli:
+        elif not self.shown:
             require_constant(self.problem)
         slow = self.split.unpack(self.W0)
         self.motion, fast, moment, G = self._resolved(slow)
@@ -195,11 +180,15 @@ class _Run:
         W = self._forget(slow, fast, self.t0, shift=True)
         least = (0.5 * self.period + self.relaxation) / LARGEST_CHANGE
         self.macro = Macro(
-            self._rate, self.split.sizes, self.inside, self.options.max_steps, least=least
+            self.motion.learner(fast),
+            self.split.sizes,
+            self.inside,
+            self.options.max_steps,
+            least=least,
+            project=self.motion.project,
         )
         statistics = self.problem.recorder.statistics
-        self.row = 1
-        self.times = self.problem.t.tolist()
+        self.row, self.times = 1, self.problem.t.tolist()
         self.pieces: list[Piece] = []
         try:
             W = self.macro.run(self.t0, self.end, W, self._accepted)
@@ -209,24 +198,22 @@ class _Run:
         slow = self.split.unpack(W)
         self.fast, moment = self.motion.settle(slow, self.fast)
         G = self.motion.average(slow, self.fast, moment)
+        before = self.relaxation
         self._forget(slow, self.fast, self.t0, shift=False)
+        self.lag = self.lag * (self.relaxation / before)
         self._swing(slow, self.fast, moment, G)
-        if self.stimuli:
-            self.estimates["sampling"] = self._sampling()
+        if self.shown:
+            self.estimates["sampling"] = self.shown.error(
+                self._motion, self.split, self.inside, self.pieces, self._scale(W), self.tau
+            )
         self._conclude()
-
-    def _rate(self, t: float, W: Tensor) -> Tensor:
-        del t
-        slow = self.split.unpack(W)
-        self.fast, moment = self.motion.settle(slow, self.fast)
-        return self.motion.average(slow, self.fast, moment)
 
     # the cycle
 
     def _cycle(self) -> Cycle:
         problem = self.problem
-        if self.stimuli:
-            return Panels([self._window(a, b) for a, b in self._windows()])
+        if self.shown:
+            return self.shown.cycle(self.tau)
         period = self.options.period
         if period is None:
             return Fourier(self.t0, 1.0, 1)
@@ -235,21 +222,6 @@ class _Run:
             return Fourier(self.t0, period, NODES)
         inside = [t for t in jumps if t < self.t0 + period * (1 - EDGE)]
         return Panels([graded([self.t0, *inside, self.t0 + period], self.tau)])
-
-    def _windows(self) -> list[tuple[int, int]]:
-        """Return the first and the last presentation of each window."""
-        count = len(self.stimuli) - 1
-        assert self.options.presentations is not None
-        size = min(self.options.presentations, count) // WINDOWS
-        return [
-            (first, first + size)
-            for first in ((count - size) * k // (WINDOWS - 1) for k in range(WINDOWS))
-        ]
-
-    def _window(self, first: int, last: int) -> list[float]:
-        a, b = self.stimuli[first], self.stimuli[last]
-        jumps = self.problem.system.jumps(a, b, self.problem.inputs)
-        return graded([a, *jumps, b], self.tau)
 
     def _resolved(self, slow: State) -> tuple[Motion, Tensor, Moment, Tensor]:
         """Return the motion on a cycle with nodes enough, its state, and the mean derivative."""
@@ -270,7 +242,7 @@ class _Run:
             if error <= min(self.inside / 10, NODE_ERROR):
                 self.estimates["nodes"] = error
                 return motion, fast, moment, G
-            if (len(finer.times) > MOST_NODES and not self.stimuli) or error > 0.7 * before:
+            if (len(finer.times) > MOST_NODES and not self.shown) or error > 0.7 * before:
                 raise SeparationError(
                     time=self.t0,
                     cause=f"{len(finer.times)} nodes in a period do not resolve it: the mean "
@@ -359,7 +331,7 @@ class _Run:
         nodes = len(self.motion.times)
         if nodes == 1:
             return
-        if self.stimuli:
+        if self.shown:
             self.swing = self.period * self.split.sizes(G)
             return
         edges = [nodes * k // CHUNKS for k in range(CHUNKS + 1)]
@@ -372,38 +344,6 @@ class _Run:
             place = place + self.period * share * (mean - G)
             low, high = torch.minimum(low, place), torch.maximum(high, place)
         self.swing = self.split.sizes((high - low) / 2)
-
-    def _sampling(self) -> float:
-        """Return the error of the mean over presentations, from each window alone."""
-        windows = self._windows()
-        taken = sum(b - a for a, b in windows)
-        runs = []
-        for a, b in windows:
-            motion = self._motion(Panels([self._window(a, b)]))
-            runs.append(self._alone(motion))
-        worst = 0.0
-        scale = self._scale(self.W0)
-        for piece in self.pieces:
-            t = piece.t + piece.h
-            ends = torch.stack([_interpolated(run, t) for run in runs])
-            spread = self.split.sizes(ends.std(0) / WINDOWS**0.5)
-            came = max((t - self.t0) / self.period, 1.0)
-            worst = max(worst, float((spread / scale).max()) * math.sqrt(1 + taken / came))
-        return QUANTILE * worst
-
-    def _alone(self, motion: Motion) -> list[Piece]:
-        kept: list[Piece] = []
-        known = {"fast": motion.start(self.problem.y0)}
-
-        def rate(t: float, W: Tensor) -> Tensor:
-            del t
-            slow = self.split.unpack(W)
-            known["fast"], moment = motion.settle(slow, known["fast"])
-            return motion.average(slow, known["fast"], moment)
-
-        macro = Macro(rate, self.split.sizes, self.inside, self.options.max_steps, twin=False)
-        macro.run(self.t0, self.end, self.W0, lambda pieces, _: kept.extend(pieces))
-        return kept
 
     def _conclude(self) -> None:
         W = self.pieces[-1].end
@@ -438,13 +378,12 @@ class _Run:
             W = piece.at(at)
             self.problem.recorder.row(self.row, self._whole(at, W))
             self.row += 1
-        now = torch.tensor(t, dtype=torch.float64)
-        self.problem.accepted(now, {}, None)
+        self.problem.accepted(torch.tensor(t, dtype=torch.float64), {}, None)
 
     def _whole(self, t: float, W: Tensor) -> State:
         """Return all variables at an output time."""
         slow = self.split.unpack(W)
-        if self.stimuli:
+        if self.shown:
             fast = self._lately(t, slow)
         else:
             self.fast, _ = self.motion.settle(slow, self.fast)
@@ -455,13 +394,7 @@ class _Run:
 
     def _lately(self, t: float, slow: State) -> State:
         """Return the fast variables under the last presentations before a time."""
-        begin = max(self.t0, t - 25 * self.relaxation)
-        jumps = self.problem.system.jumps(begin, t, self.problem.inputs)
-        motion = self._motion(Panels([graded([begin, *jumps, t], self.tau)]))
+        assert self.shown is not None
+        motion = self._motion(self.shown.lately(t, MEMORY * self.relaxation, self.tau))
         fast, _ = motion.settle(slow, motion.start(self.problem.y0))
         return motion.at(t, slow, fast)
-
-
-def _interpolated(pieces: list[Piece], t: float) -> Tensor:
-    found = next((p for p in pieces if t <= p.t + p.h), pieces[-1])
-    return found.at(t)

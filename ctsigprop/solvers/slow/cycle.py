@@ -162,7 +162,7 @@ class Panels(Cycle):
 
     def windows_of_panels(self) -> list[Tensor]:
         """Return the panels of each window."""
-        return list(torch.arange(len(self.begin)).split(self.counts))
+        return list(torch.split(torch.arange(len(self.begin)), self.counts))
 
     def refined(self) -> Panels:
         """Return the same windows with every panel halved."""

@@ -64,6 +64,8 @@ class Macro:
         Whether the steps are taken in halves besides; else they are the result.
     least : float
         The first step is at least that long, or the whole span.
+    project : callable
+        Puts the end of a step inside the bounds that variables have.
     """
 
     def __init__(
@@ -74,9 +76,10 @@ class Macro:
         max_steps: int,
         twin: bool = True,
         least: float = 0.0,
+        project: Callable[[Tensor], Tensor] = lambda W: W,
     ) -> None:
         self.rate, self.sizes, self.tol, self.max_steps = rate, sizes, tol, max_steps
-        self.twin, self.least = twin, least
+        self.twin, self.least, self.project = twin, least, project
         self.error = 0.0
         self.steps = self.rejections = 0
 
@@ -139,7 +142,7 @@ class Macro:
         for i in range(1, len(A)):
             end = torch.addmv(W, stages[:i].T, A[i].to(W.device), alpha=h)
             stages[i] = self.rate(t + h * TSIT5.c[i], end)
-        return Piece(t, h, W, end, stages)
+        return Piece(t, h, W, self.project(end), stages)
 
     def _measure(self, error: Tensor, end: Tensor) -> float:
         scale = torch.maximum(self.scale, self.sizes(end)).clamp(min=1e-300)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -258,6 +258,23 @@ class Motion:
             if name not in total:
                 total[name] = torch.zeros_like(self.problem.y0[name])
         return self.split.pack(total)
+
+    def learner(self, guess: Tensor | None = None) -> Callable[[float, Tensor], Tensor]:
+        """Return dW/dt of W, a vector; each motion is found from the last one."""
+        known = self.start(self.problem.y0) if guess is None else guess
+
+        def rate(t: float, W: Tensor) -> Tensor:
+            nonlocal known
+            del t
+            slow = self.split.unpack(W)
+            known, moment = self.settle(slow, known)
+            return self.average(slow, known, moment)
+
+        return rate
+
+    def project(self, W: Tensor) -> Tensor:
+        """Return weights inside their signs and bounds."""
+        return self.split.projected(self.problem, W)
 
     def _one_by_one(self, slow: State, fast: Tensor, nodes: Sequence[int] | None) -> Tensor:
         nodes = range(len(self.times)) if nodes is None else nodes

@@ -150,7 +150,11 @@ class _Leaps:
             return
         settling = self._settling(W)
         macro = Macro(
-            self._rate, self.split.sizes, self.options.rtol * MACRO, self.options.max_steps
+            self._rate,
+            self.split.sizes,
+            self.options.rtol * MACRO,
+            self.options.max_steps,
+            project=lambda W: self.split.projected(self.problem, W),
         )
         statistics = self.problem.recorder.statistics
         try:

@@ -62,6 +62,13 @@ class Split:
         flat = flat.to(self.dtype)
         return {name: flat[part].reshape(self.shapes[name]) for name, part in self.parts.items()}
 
+    def projected(self, problem: Problem, flat: Tensor) -> Tensor:
+        """Return the slow variables inside the signs and bounds of their synapses."""
+        state = {name: flat[part].reshape(self.shapes[name]) for name, part in self.parts.items()}
+        whole = {**problem.y0, **state}
+        moved = problem.system.project(whole)
+        return flat if moved is whole else self.pack(moved)
+
     def sizes(self, flat: Tensor) -> Tensor:
         """Return the root mean square of each variable, ``(variables,)``."""
         if len(self.parts) == 1:

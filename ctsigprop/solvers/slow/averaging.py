@@ -58,9 +58,9 @@ class Averaging(Solver):
     - "total": their sum, which must not be above `rtol`.
 
     Output has W at every time, by the interpolant of the macro steps, without the swing within a
-    period; and the fast variables in their periodic motion at that phase of the period, or, with
-    presentations, in their motion under the last presentations before that time. The row at the
-    start is the initial state.
+    period; and the fast variables in their periodic motion at that phase of the period, as far
+    behind as the moving weights leave it, or, with presentations, in their motion under the last
+    ones before that time. The row at the start is the initial state.
 
     Parameters
     ----------
@@ -208,8 +208,6 @@ class _Run:
             )
         self._conclude()
 
-    # the cycle
-
     def _cycle(self) -> Cycle:
         problem = self.problem
         if self.shown:
@@ -253,8 +251,6 @@ class _Run:
 
     def _motion(self, cycle: Cycle) -> Motion:
         return Motion(self.problem, self.split, self.rates, cycle, self.tol)
-
-    # what is refused, and what is estimated
 
     def _scale(self, W: Tensor) -> Tensor:
         self.largest = torch.maximum(self.largest, self.split.sizes(W))
@@ -359,8 +355,6 @@ class _Run:
                 cause=f"the estimated error is above rtol={self.options.rtol:g}: {parts}",
             )
 
-    # output
-
     def _accepted(self, pieces: list[Piece], slope: Tensor) -> None:
         self.pieces += pieces
         t = pieces[-1].t + pieces[-1].h
@@ -386,9 +380,13 @@ class _Run:
         if self.shown:
             fast = self._lately(t, slow)
         else:
-            self.fast, _ = self.motion.settle(slow, self.fast)
+            self.fast, moment = self.motion.settle(slow, self.fast)
+            back = self.period + self.relaxation
+            before = self.split.unpack(W - back * self.motion.average(slow, self.fast, moment))
+            drift = (self.fast - self.motion.settle(before, self.fast)[0]) / back
+            late, _ = self.motion.settle(slow, self.fast, drift)
             phase = (t - self.t0) % self.period if self.period else 0.0
-            fast = self.motion.at(self.t0 + phase, slow, self.fast)
+            fast = self.motion.at(self.t0 + phase, slow, late, drift)
         state = {**slow, **fast}
         return {name: state[name] for name in self.problem.layout.names}
 

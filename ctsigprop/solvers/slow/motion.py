@@ -180,8 +180,13 @@ class Motion:
                 flat[..., part] = rates[name].reshape(*lead, -1)
         return flat, moment
 
-    def settle(self, slow: State, guess: Tensor) -> tuple[Tensor, Moment]:
+    def settle(
+        self, slow: State, guess: Tensor, drift: Tensor | None = None
+    ) -> tuple[Tensor, Moment]:
         """Return the periodic motion at the nodes, ``(nodes, columns)``, and the last moment.
+
+        Where the slow variables move, and with them the motion by `drift` in a time unit, it lags:
+        drift is taken from ds/dt.
 
         Raises
         ------
@@ -193,7 +198,8 @@ class Motion:
         patience = len(self.system.neurons) + 1
         for sweep in range(SWEEPS):
             rates, moment = self._slopes(self.clock, s, slow, self.inputs)
-            new = self._answer(rates - self.leak * s)
+            rest = rates - self.leak * s
+            new = self._answer(rest if drift is None else rest - drift)
             left = float((new - s).abs().max())
             scale = float(new.abs().max())
             if not math.isfinite(left):
@@ -296,10 +302,11 @@ class Motion:
             {k: rates[k] if k in rates else torch.zeros_like(slow[k]) for k in self.split.slow}
         )
 
-    def at(self, t: float, slow: State, fast: Tensor) -> State:
+    def at(self, t: float, slow: State, fast: Tensor, drift: Tensor | None = None) -> State:
         """Return the periodic motion at any time of the cycle."""
         rates, _ = self._slopes(self.clock, fast, slow, self.inputs)
         rest = rates - self.leak * fast
+        rest = rest if drift is None else rest - drift
         flat = fast.new_empty(self.width)
         rows: dict[int, Tensor] = {}
         for part, green in self.greens:

@@ -69,6 +69,7 @@ from ctsigprop.solvers.explicit.fixed import RK4, Euler, ExponentialEuler, Heun,
 from ctsigprop.solvers.impulses import Impulse
 from ctsigprop.solvers.relaxation import Steady
 from ctsigprop.solvers.scipy_ import SciPy
+from ctsigprop.solvers.slow import Averaging, Projective
 from ctsigprop.solvers.torchdiffeq_ import TorchDiffEq
 from ctsigprop.store import open, save, validate
 from ctsigprop.system import System
@@ -83,6 +84,7 @@ __all__ = [
     "AveragedLearning",
     "AveragedOja",
     "AveragedSanger",
+    "Averaging",
     "Backpropagation",
     "BogackiShampine",
     "Brian2",
@@ -118,6 +120,7 @@ __all__ = [
     "Pepita",
     "PredictiveCoding",
     "PredictiveForwardForward",
+    "Projective",
     "Pulse",
     "Rhythm",
     "Sampled",

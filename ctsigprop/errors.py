@@ -13,6 +13,7 @@ __all__ = [
     "GradientError",
     "IntegrationError",
     "NonFiniteError",
+    "SeparationError",
     "StepLimitError",
     "StiffnessError",
     "StoreError",
@@ -121,6 +122,12 @@ class NonFiniteError(IntegrationError):
     """The right-hand side, or the state, became NaN or infinite."""
 
     what = "the derivative is not finite"
+
+
+class SeparationError(IntegrationError):
+    """Weights that are not slow enough to be averaged, or neurons that do not forget."""
+
+    what = "slow and fast variables cannot be separated"
 
 
 class StepLimitError(IntegrationError):

@@ -207,6 +207,8 @@ class Moment:
         All variables.
     derivative : State
         The neurons' derivatives, once they are known: plasticity may depend on them.
+
+    Activities that are `known` are taken as they are, and no signal is asked for them.
     """
 
     def __init__(
@@ -216,11 +218,12 @@ class Moment:
         populations: Mapping[str, Population],
         inputs: Mapping[str, Signal],
         history: Callable[[Tensor], State] | None = None,
+        known: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.t, self.state = t, state
         self.derivative: State = {}
         self._populations, self._inputs, self._history = populations, inputs, history
-        self._activity: dict[tuple[str, float], Tensor] = {}
+        self._activity = {(name, 0.0): value for name, value in (known or {}).items()}
 
     def activity(self, name: str, delay: float = 0.0) -> Tensor:
         """Return the activity of a population, now or `delay` ago."""

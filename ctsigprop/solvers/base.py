@@ -142,6 +142,10 @@ class Statistics:
         (and evaluations at jumps) that are repeated for their gradient.
     native : bool
         Whether a kernel compiled from the text of the equations took the steps.
+    slow : tuple of str
+        The variables that were averaged over the motion of the others.
+    estimates : dict of str to float
+        Estimated relative errors of these, by cause, and in total; see `Averaging`.
     """
 
     evaluations: int = 0
@@ -152,16 +156,19 @@ class Statistics:
     taped: int = 0
     repeated: int = 0
     native: bool = False
+    slow: tuple[str, ...] = ()
+    estimates: dict[str, float] = attribute(default_factory=dict)
 
     def add(self, other: Statistics) -> None:
         """Add the cost of another stretch of the same run."""
         self.evaluations += other.evaluations
         self.steps += other.steps
         self.rejections += other.rejections
-        self.low_rank = other.low_rank
         self.taped += other.taped
         self.repeated += other.repeated
         self.native = other.native
+        self.low_rank, self.slow = other.low_rank, other.slow
+        self.estimates = dict(other.estimates)
 
 
 class Recorder:

@@ -1,0 +1,373 @@
+"""The motion of the fast variables while the slow ones rest, and the averages over it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from ctsigprop.errors import SeparationError
+from ctsigprop.models.synapses import Synapse
+from ctsigprop.signals import Signal
+from ctsigprop.solvers.base import Problem, State
+from ctsigprop.solvers.explicit.onestep import phi1
+from ctsigprop.solvers.slow.cycle import Cycle, Stretch
+from ctsigprop.solvers.slow.split import Split
+from ctsigprop.terms import Moment
+
+__all__ = ["Motion"]
+
+SWEEPS = 200
+MEMORY = 8  # of the extrapolation
+SLOW_SWEEP = 0.3  # a sweep that leaves more of the residual is extrapolated
+
+
+@final
+class Motion:
+    """Periodic fast variables s(t) for slow variables w at rest: ds/dt = f(t, s, w), s(0) = s(T).
+
+    All nodes of a cycle are evaluated at once. With the leak a of each variable taken out,
+
+        s = (d/dt − a)⁻¹ [f(t, s, w) − a s]
+
+    is iterated to a fixed point: in a network without loops each sweep settles one population more;
+    with loops the sweeps are extrapolated (Anderson's acceleration).
+
+    Parameters
+    ----------
+    problem : Problem
+        What is solved.
+    split : Split
+        Which variables are slow.
+    rates : dict of str to float
+        The leak a < 0 of each fast variable.
+    cycle : Cycle
+        The nodes.
+    tol : float
+        The largest relative change by a sweep at which the motion counts as periodic.
+
+    References
+    ----------
+    Anderson 1965, J. ACM 12:547-560; Walker & Ni 2011, SIAM J. Numer. Anal. 49:1715-1735.
+    """
+
+    def __init__(
+        self, problem: Problem, split: Split, rates: dict[str, float], cycle: Cycle, tol: float
+    ) -> None:
+        self.problem, self.split, self.cycle, self.tol = problem, split, cycle, tol
+        self.system, self.batch = problem.system, problem.layout.batch
+        like = problem.y0[split.fast[0]]
+        self.device, self.dtype = like.device, like.dtype
+        self.rates = {name: rates[name] for name in split.fast if name in rates}
+        slowest = min((-a for a in self.rates.values() if a < 0), default=1.0)
+        self.rates = {name: a if a < 0 else -slowest for name, a in self.rates.items()}
+        self.columns: dict[str, slice] = {}
+        start = 0
+        for name in split.fast:
+            size = torch.Size(split.shapes[name]).numel()
+            self.columns[name] = slice(start, start + size)
+            start += size
+        self.width = start
+        self.leak = like.new_zeros(start)
+        for name, part in self.columns.items():
+            self.leak[part] = self.rates.get(name, -slowest)
+        circular = not isinstance(cycle, Stretch)
+        greens = {a: cycle.green(a) for a in set(self.rates.values()) if circular}
+        self.greens = [(self.columns[n], greens[a]) for n, a in self.rates.items() if circular]
+        self.alike = len(greens) == 1
+        self._arrange()
+
+    def _arrange(self) -> None:
+        split, system = self.split, self.system
+        self.times = self.cycle.t.to(self.device)
+        self.clock = self.times.reshape(-1, *[1] * len(self.batch)).expand(-1, *self.batch)
+        self.inputs = {source.name: self._values(source.name) for source in system.sources}
+        own = {c: {v.name for v in c.variables} for c in system.currents}
+        self.moving = [c for c, names in own.items() if names & set(split.fast)]
+        learning = [c for c, names in own.items() if names & set(split.slow)]
+        synapses = [c for c in learning if isinstance(c, Synapse)]
+        self.together = len(synapses) == len(learning) and all(
+            c.shared or not self.batch for c in synapses
+        )
+        for c in self.moving:
+            if isinstance(c, Synapse) and c.shared and len(c.plasticity):
+                raise ValueError(
+                    f"{c.name} is shared by a batch, and keeps variables that are fast: name them "
+                    "in slow=(...), or use Projective"
+                )
+        self.learning = [_averaging(c) for c in synapses] if self.together else []
+        self.loose = [name for name in split.slow if not any(name in own[c] for c in synapses)]
+        self.whole = {
+            name: any(name in own[c] for c in synapses)
+            and len(split.shapes[name]) == len(self.problem.layout.dims[name])
+            for name in split.slow
+        }
+        self.groups = self._groups(range(len(self.times)))
+
+    def _values(self, name: str) -> Tensor:
+        """Return the activity of a source at all nodes, ``(nodes, *batch, size)``."""
+        source = next(s for s in self.system.sources if s.name == name)
+        signal = self.problem.inputs.get(name, source.signal)
+        assert signal is not None
+        if not self.batch:
+            value = source.values(signal, self.times)
+            return value.expand(len(self.times), value.shape[-1]).to(self.dtype)
+        values = [source.values(signal, t.expand(self.batch)) for t in self.times]
+        return torch.stack([v.expand(*self.batch, v.shape[-1]) for v in values]).to(self.dtype)
+
+    def _gates(self) -> list[Signal]:
+        rules = [rule for c in self.learning for rule in c.plasticity]
+        return [rule.gate for rule in rules if rule.gate is not None]
+
+    def _groups(self, nodes: Sequence[int]) -> list[tuple[Tensor, float, dict[str, Tensor]]]:
+        """Return the nodes that weigh the same and have the same gates: one mean for each."""
+        levels = [self.cycle.share, *(_level(gate, self.times).cpu() for gate in self._gates())]
+        found: dict[tuple[float, ...], list[int]] = {}
+        for m in nodes:
+            key = tuple(round(float(level[m]), 14) for level in levels)
+            found.setdefault(key, []).append(m)
+        groups = []
+        for members in found.values():
+            index = torch.tensor(members, device=self.device)
+            every = len(index) == len(self.times)
+            inputs = self.inputs if every else {k: v[index] for k, v in self.inputs.items()}
+            groups.append((index, float(self.cycle.share[members].sum()), inputs))
+        return groups
+
+    def start(self, state: State) -> Tensor:
+        """Return one fast state at every node, ``(nodes, columns)``."""
+        flat = torch.cat([state[name].reshape(-1) for name in self.split.fast])
+        return flat.expand(len(self.times), -1)
+
+    def named(self, fast: Tensor) -> State:
+        """Return fast columns by name, leading axes kept."""
+        return {
+            name: fast[..., part].reshape(*fast.shape[:-1], *self.split.shapes[name])
+            for name, part in self.columns.items()
+        }
+
+    def _slow(self, slow: State, lead: tuple[int, ...]) -> State:
+        return {
+            name: value if self.whole[name] else value.expand(*lead, *value.shape)
+            for name, value in slow.items()
+        }
+
+    def _slopes(
+        self, t: Tensor, fast: Tensor, slow: State, inputs: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Moment]:
+        """Return the derivatives of the fast columns, many states at once."""
+        self.problem.recorder.statistics.evaluations += 1
+        lead = fast.shape[:-1]
+        state = {**self.named(fast), **self._slow(slow, tuple(lead))}
+        moment = Moment(t, state, self.system.populations, {}, known=inputs)
+        net = self.system._net_currents(moment)
+        rates = moment.derivative
+        for neuron in self.system.neurons:
+            rates.update(neuron(t, state, net.get(neuron.name, {})))
+        for current in self.moving:
+            rates.update(current.derivative(moment))
+        if len(self.columns) == 1:
+            (name,) = self.columns
+            if name in rates:
+                return rates[name].reshape(*lead, -1), moment
+        flat = torch.zeros_like(fast)
+        for name, part in self.columns.items():
+            if name in rates:
+                flat[..., part] = rates[name].reshape(*lead, -1)
+        return flat, moment
+
+    def settle(
+        self, slow: State, guess: Tensor, drift: Tensor | None = None
+    ) -> tuple[Tensor, Moment]:
+        """Return the periodic motion at the nodes, ``(nodes, columns)``, and the last moment.
+
+        Where the slow variables move, and with them the motion by `drift` in a time unit, it lags:
+        drift is taken from ds/dt.
+
+        Raises
+        ------
+        SeparationError
+            The sweeps do not come to rest.
+        """
+        s, memory = guess, _Extrapolation()
+        before = math.inf
+        patience = len(self.system.neurons) + 1
+        for sweep in range(SWEEPS):
+            rates, moment = self._slopes(self.clock, s, slow, self.inputs)
+            rest = rates - self.leak * s
+            new = self._answer(rest if drift is None else rest - drift)
+            left = float((new - s).abs().max())
+            scale = float(new.abs().max())
+            if not math.isfinite(left):
+                break
+            if left <= self.tol * max(scale, 1e-30) or left == 0:
+                return new, moment
+            extrapolated = memory(s, new)
+            late = sweep > patience and left > SLOW_SWEEP * before
+            s = extrapolated if late else new
+            before = left
+        raise SeparationError(
+            time=float(self.problem.t[0]),
+            cause=f"the iteration for the periodic motion of {', '.join(self.split.fast)} does not "
+            f"settle in {SWEEPS} sweeps: strong loops, or neurons that oscillate by themselves; "
+            "where they do forget their start, use Projective",
+        )
+
+    def _answer(self, rest: Tensor) -> Tensor:
+        if self.alike:
+            return self.greens[0][1](rest)
+        new = torch.empty_like(rest)
+        for part, green in self.greens:
+            new[:, part] = green(rest[:, part])
+        return new
+
+    def average(
+        self, slow: State, fast: Tensor, moment: Moment, nodes: Sequence[int] | None = None
+    ) -> Tensor:
+        """Return the mean derivative of the slow variables over the cycle, or over some nodes."""
+        groups = self.groups if nodes is None else self._groups(nodes)
+        if not self.together:
+            return self._one_by_one(slow, fast, nodes)
+        total: dict[str, Tensor] = {}
+        state = self.named(fast)
+        weight = sum(share for _, share, _ in groups)
+        for index, share, inputs in groups:
+            every = len(index) == len(self.times)
+            part = state if every else {k: v[index] for k, v in state.items()}
+            now = Moment(
+                self.clock if every else self.clock[index],
+                {**part, **self._slow(slow, (len(index),))},
+                self.system.populations,
+                {},
+                known=inputs,
+            )
+            rates = moment.derivative
+            now.derivative = rates if every else {k: v[index] for k, v in rates.items()}
+            self.problem.recorder.statistics.evaluations += 1
+            change: dict[str, Any] = {}
+            for current in self.learning:
+                change.update(current.derivative(now))
+            for name in self.loose:
+                change[name] = now.derivative[name]
+            for name, value in change.items():
+                if name in self.split.parts:
+                    rank = len(self.split.shapes[name])
+                    mean = value.flatten(0, -rank - 1).mean(0) if value.dim() > rank else value
+                    if len(groups) > 1:
+                        mean = (share / weight) * mean
+                    total[name] = total[name] + mean if name in total else mean
+        for name in self.split.slow:
+            if name not in total:
+                total[name] = torch.zeros_like(self.problem.y0[name])
+        return self.split.pack(total)
+
+    def learner(self, guess: Tensor | None = None) -> Callable[[float, Tensor], Tensor]:
+        """Return dW/dt of W, a vector; each motion is found from the last one."""
+        known = self.start(self.problem.y0) if guess is None else guess
+
+        def rate(t: float, W: Tensor) -> Tensor:
+            nonlocal known
+            del t
+            slow = self.split.unpack(W)
+            known, moment = self.settle(slow, known)
+            return self.average(slow, known, moment)
+
+        return rate
+
+    def project(self, W: Tensor) -> Tensor:
+        """Return weights inside their signs and bounds."""
+        return self.split.projected(self.problem, W)
+
+    def _one_by_one(self, slow: State, fast: Tensor, nodes: Sequence[int] | None) -> Tensor:
+        nodes = range(len(self.times)) if nodes is None else nodes
+        weight = float(self.cycle.share[list(nodes)].sum())
+        total: Tensor | float = 0.0
+        for m in nodes:
+            rates = self.rates_at(self.times[m], slow, self.named(fast[m]))
+            total = total + float(self.cycle.share[m]) / weight * rates
+        assert isinstance(total, Tensor)
+        return total
+
+    def rates_at(self, t: Tensor, slow: State, fast: State) -> Tensor:
+        """Return the derivative of the slow variables at one time."""
+        self.problem.recorder.statistics.evaluations += 1
+        clock = t if self.problem.layout.coupled else t.expand(self.batch)
+        state = {**fast, **slow}
+        rates = self.problem.field(clock, {name: state[name] for name in self.split.shapes})
+        return self.split.pack(
+            {k: rates[k] if k in rates else torch.zeros_like(slow[k]) for k in self.split.slow}
+        )
+
+    def at(self, t: float, slow: State, fast: Tensor, drift: Tensor | None = None) -> State:
+        """Return the periodic motion at any time of the cycle."""
+        rates, _ = self._slopes(self.clock, fast, slow, self.inputs)
+        rest = rates - self.leak * fast
+        rest = rest if drift is None else rest - drift
+        flat = fast.new_empty(self.width)
+        rows: dict[int, Tensor] = {}
+        for part, green in self.greens:
+            row = rows.setdefault(id(green), green.row(t).to(rest))
+            flat[part] = row @ rest[:, part]
+        return self.named(flat)
+
+    def moment_of(self, slow: State, fast: Tensor) -> Moment:
+        """Return the moment of given fast columns at the nodes."""
+        return self._slopes(self.clock, fast, slow, self.inputs)[1]
+
+    def named_first(self, fast: Tensor) -> State:
+        """Return the fast variables at the first node by name."""
+        return self.named(fast[0])
+
+    def march(self, slow: State, starts: Tensor) -> Tensor:
+        """Return fast columns at all nodes of a stretch, ``(nodes, starts, columns)``.
+
+        Exponential Euler steps from states ``(starts, columns)``.
+        """
+        assert isinstance(self.cycle, Stretch)
+        h = self.cycle.step
+        move = h * phi1(h * self.leak)
+        path = [starts]
+        for k in range(len(self.times) - 1):
+            s = path[-1]
+            inputs = {name: value[k] for name, value in self.inputs.items()}
+            clock = self.clock[k].expand(len(s), *self.batch)
+            rates, _ = self._slopes(clock, s, slow, inputs)
+            path.append(torch.addcmul(s, move, rates))
+        return torch.stack(path)
+
+
+def _averaging(synapse: Synapse) -> Synapse:
+    """Return a synapse that takes nodes for a batch: it returns the mean over them."""
+    same = copy.copy(synapse)
+    same.shared = True
+    return same
+
+
+def _level(gate: Signal, t: Tensor) -> Tensor:
+    value: Tensor = gate(t)
+    return value.to(torch.float64).expand(len(t))
+
+
+class _Extrapolation:
+    """Anderson's: the mixture of the last values whose residual is smallest."""
+
+    def __init__(self) -> None:
+        self._values: list[Tensor] = []
+        self._residuals: list[Tensor] = []
+
+    def __call__(self, s: Tensor, new: Tensor) -> Tensor:
+        self._values.append(new)
+        self._residuals.append(new - s)
+        del self._values[:-MEMORY], self._residuals[:-MEMORY]
+        if len(self._values) < 2:
+            return new
+        latest = self._residuals[-1].reshape(-1, 1).double()
+        steps = torch.stack([latest[:, 0] - r.flatten() for r in self._residuals[:-1]], 1)
+        weights = torch.linalg.lstsq(steps, latest).solution[:, 0].to(new)
+        moves = torch.stack([new - v for v in self._values[:-1]], -1)
+        mixed: Tensor = new - moves @ weights
+        return mixed

@@ -1,0 +1,125 @@
+"""Which variables are slow, and how fast the others forget."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ctsigprop.errors import unknown
+from ctsigprop.models.synapses import Synapse
+from ctsigprop.solvers.base import Problem, State
+
+__all__ = ["Split", "decay_rates", "slow_variables"]
+
+NUDGE = 1e-3  # of a variable, for the slope that says how fast it relaxes
+
+
+class Split:
+    """Slow variables as one vector of float64, apart from the fast ones.
+
+    Parameters
+    ----------
+    problem : Problem
+        What is solved.
+    slow : tuple of str
+        Names of the slow variables.
+
+    Raises
+    ------
+    ValueError
+        A name that is no variable, none at all, or nothing left that is fast.
+    """
+
+    def __init__(self, problem: Problem, slow: tuple[str, ...]) -> None:
+        names = problem.layout.names
+        for name in slow:
+            if name not in names:
+                raise ValueError(f"slow: {unknown('variable', name, names)}")
+        if not slow:
+            raise ValueError(
+                "no variable is slow: no synapse has plasticity; name those that are, slow=(...)"
+            )
+        self.slow = tuple(name for name in names if name in slow)
+        self.fast = tuple(name for name in names if name not in slow)
+        if not self.fast:
+            raise ValueError("every variable is slow; use Tsit5")
+        self.shapes = problem.layout.shapes
+        self.dtype = problem.y0[self.slow[0]].dtype
+        self.parts: dict[str, slice] = {}
+        start = 0
+        for name in self.slow:
+            size = torch.Size(self.shapes[name]).numel()
+            self.parts[name] = slice(start, start + size)
+            start += size
+
+    def pack(self, state: State) -> Tensor:
+        """Return the slow variables as one vector of float64."""
+        parts = [state[name].reshape(-1).to(torch.float64) for name in self.slow]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def unpack(self, flat: Tensor) -> State:
+        """Return them by name, in the type of the state."""
+        flat = flat.to(self.dtype)
+        return {name: flat[part].reshape(self.shapes[name]) for name, part in self.parts.items()}
+
+    def projected(self, problem: Problem, flat: Tensor) -> Tensor:
+        """Return the slow variables inside the signs and bounds of their synapses."""
+        state = {name: flat[part].reshape(self.shapes[name]) for name, part in self.parts.items()}
+        whole = {**problem.y0, **state}
+        moved = problem.system.project(whole)
+        return flat if moved is whole else self.pack(moved)
+
+    def sizes(self, flat: Tensor) -> Tensor:
+        """Return the root mean square of each variable, ``(variables,)``."""
+        if len(self.parts) == 1:
+            return flat.square().mean().sqrt().reshape(1)
+        return torch.stack([flat[part].square().mean().sqrt() for part in self.parts.values()])
+
+
+def plastic(problem: Problem) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the weights that learn, and what their rules keep besides."""
+    weights, kept = [], []
+    for current in problem.system.currents:
+        if isinstance(current, Synapse) and current.plasticity:
+            own = [v.name for v in current.variables if v.name != f"z_{current.name}"]
+            weights.append(own[0])
+            kept += own[1:]
+    return tuple(weights), tuple(kept)
+
+
+def decay_rates(problem: Problem, besides: tuple[str, ...]) -> dict[str, float]:
+    """Return a < 0 of dy/dt = a·y + rest for every variable, the mean over its units.
+
+    From the equations where they say it; else from the change of the derivative with the variable.
+    One that does not decay has a = 0. Those `besides` are left out.
+    """
+    t, y = problem.t[0].detach(), problem.y0
+    known = {} if problem.linear is None else problem.linear(t, y)
+    still = problem.field(t, y)
+    rates: dict[str, float] = {}
+    for name, value in y.items():
+        if name in besides or not value.numel():
+            continue
+        a = float(known[name].mean()) if name in known else 0.0
+        if not a < 0 and name in still:
+            step = NUDGE * max(1.0, float(value.abs().mean()))
+            moved = problem.field(t, {**y, name: value + step})
+            a = float(((moved[name] - still[name]) / step).mean())
+        rates[name] = min(a, 0.0)
+    return rates
+
+
+def slow_variables(
+    problem: Problem, named: tuple[str, ...] | None, rates: dict[str, float], period: float
+) -> tuple[str, ...]:
+    """Return the names given; or the weights, and what their rules keep that is as slow.
+
+    A variable of a rule is slow where it relaxes by less than a twentieth within a period, and
+    within the slowest relaxation of the neurons.
+    """
+    if named is not None:
+        return named
+    weights, kept = plastic(problem)
+    own = [-a for name, a in rates.items() if name not in kept and a < 0]
+    scale = max(period, 1 / min(own) if own else 0.0)
+    return weights + tuple(name for name in kept if -rates.get(name, 0.0) * scale < 0.05)

@@ -13,7 +13,7 @@ import ctsigprop
 
 PACKAGE = Path(ctsigprop.__file__).parent
 FLOORS = [
-    {"errors", "units", "provenance", "signals", "quantities", "brian2_"},
+    {"errors", "units", "provenance", "signals", "quantities", "brian2_", "affine"},
     {"terms", "equations", "data", "lowrank"},
     {"system"},
     {"solvers", "models", "solution", "store"},

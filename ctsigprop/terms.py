@@ -196,7 +196,7 @@ class Neuron(Population):
         del t, state, currents
         return {}
 
-    def leak(self, like: Tensor) -> Leak | None:
+    def leaky_form(self, like: Tensor) -> Leak | None:
         """Return what makes them leaky neurons, if they are that, in the type of a tensor."""
         del like
         return None

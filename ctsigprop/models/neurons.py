@@ -157,7 +157,7 @@ class TextNeuron(Neuron):
             for short, value in rates.items()
         }
 
-    def leak(self, like: Tensor) -> Leak | None:
+    def leaky_form(self, like: Tensor) -> Leak | None:
         """Return what makes them leaky neurons, if they are that: one variable, linear in it."""
         if len(self._shorts) != 1:
             return None

@@ -131,6 +131,8 @@ class Statistics:
         Wall time.
     low_rank : tuple of str
         The weights that were stepped by their factors; all others were stepped as they are.
+    hoisted : tuple of str
+        The currents that were computed once for a whole stretch, because what they carry was held.
     """
 
     evaluations: int = 0
@@ -138,6 +140,7 @@ class Statistics:
     rejections: int = 0
     seconds: float = 0.0
     low_rank: tuple[str, ...] = ()
+    hoisted: tuple[str, ...] = ()
 
     def add(self, other: Statistics) -> None:
         """Add the cost of another stretch of the same run."""
@@ -145,6 +148,7 @@ class Statistics:
         self.steps += other.steps
         self.rejections += other.rejections
         self.low_rank = other.low_rank
+        self.hoisted = other.hoisted
 
 
 class Recorder:

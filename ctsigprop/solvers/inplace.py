@@ -104,7 +104,7 @@ class Unit:
         self.s = s.view(rows, self.shape[-1]).copy_(state.reshape(rows, self.shape[-1]))
         self.r = r.view_as(self.s)
         self.direct = receiver.neuron.activity({self.name: state}) is state
-        leak = receiver.neuron.leak(self.s)
+        leak = receiver.neuron.leaky_form(self.s)
         self.leak = leak if leak is not None and bool(leak.decay.all()) else None
         self.decay: Tensor = self.s.new_ones(())
         self.height: Tensor | None = None  # None is one

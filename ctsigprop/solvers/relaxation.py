@@ -136,6 +136,11 @@ class Relaxation:
         self._values: dict[str, Tensor] = {}
         self.move(t)
 
+    @property
+    def hoisted(self) -> tuple[str, ...]:
+        """The currents that only depend on what is held."""
+        return tuple(current.name for current in self._held)
+
     @torch.no_grad()
     def move(self, t: float) -> None:
         """Go to another time: gates and inputs are read anew, but for those that never change."""

@@ -70,6 +70,7 @@ from ctsigprop.solvers.impulses import Impulse
 from ctsigprop.solvers.relaxation import Steady
 from ctsigprop.solvers.scipy_ import SciPy
 from ctsigprop.solvers.torchdiffeq_ import TorchDiffEq
+from ctsigprop.steady import SteadyState, steady_state
 from ctsigprop.store import open, save, validate
 from ctsigprop.system import System
 from ctsigprop.terms import Source
@@ -127,6 +128,7 @@ __all__ = [
     "Solution",
     "Source",
     "Steady",
+    "SteadyState",
     "Synapse",
     "System",
     "TextNeuron",
@@ -162,6 +164,7 @@ __all__ = [
     "save",
     "sigprop_network",
     "solve",
+    "steady_state",
     "stuart_landau",
     "subtractive_hebb",
     "tagged_hebb",

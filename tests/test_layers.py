@@ -17,7 +17,7 @@ FLOORS = [
     {"terms", "equations", "data", "lowrank"},
     {"system"},
     {"solvers", "models", "solution", "store"},
-    {"checks", "solve"},
+    {"checks", "solve", "steady"},
     {"learning", "fit"},
     {"train", "compare", "analyses"},
     {"cli"},

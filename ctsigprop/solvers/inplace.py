@@ -72,6 +72,10 @@ class Net:
         """Return what currents may read now."""
         return self._moment(self.view())
 
+    def pulls(self) -> State:
+        """Return how far a change of its slope moves each neuron, all else as it is."""
+        return {unit.name: unit.pull().view(unit.shape).clone() for unit in self.units}
+
     def march(self, h: float, steps: int, tell: Callable[[int], None] | None = None) -> None:
         """Take steps of Euler's method, all populations at once; `tell` the number of each."""
         sums = [one for unit in self.units for one in unit.sums if one.coast(h, steps)]
@@ -243,6 +247,12 @@ class Unit:
         if self._pull is None:
             self._pull = 1 / (self.r - self._slope(self.s + 1))
         self.s.addcmul_(self.r, self._pull)
+
+    def pull(self) -> Tensor:
+        """Return how far a change of its slope moves each unit."""
+        if self.leak is not None:
+            return (1 / self.decay).expand_as(self.s).contiguous()
+        return torch.ones_like(self.s) if self._pull is None else self._pull
 
     def put(self, values: Tensor) -> None:
         """Go to another state."""

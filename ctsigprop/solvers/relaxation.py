@@ -74,12 +74,15 @@ class Rest:
         The largest change by which a sweep would still move one.
     sweeps : int
         How many led here.
+    pulls : State
+        How far each neuron is moved by what it receives, a change of its slope: 1/decay.
     """
 
     state: State
     residual: float
     change: float
     sweeps: int
+    pulls: State
 
 
 class Relaxation:
@@ -200,7 +203,7 @@ class Relaxation:
             if change < method.tol:
                 found = net.view()
                 self._check_finite(found)
-                return Rest(found, residual, change, sweep)
+                return Rest(found, residual, change, sweep, net.pulls())
             mixed = memory.extrapolate(before, {unit.name: unit.s for unit in looped})
             for unit in looped:
                 unit.put(mixed[unit.name])
@@ -220,6 +223,10 @@ class Relaxation:
             unit.hear()
             unit.rest()
         return net.view()
+
+    def slopes(self, state: State) -> State:
+        """Return the derivatives of the neurons at a state, differentiable in all that they read."""
+        return self.system.slopes(self._moment(state))
 
     def _moment(self, state: State) -> Moment:
         everything = {**self.weights, **state}

@@ -71,6 +71,7 @@ from ctsigprop.solvers.relaxation import Steady
 from ctsigprop.solvers.scipy_ import SciPy
 from ctsigprop.solvers.slow import Averaging, Projective
 from ctsigprop.solvers.torchdiffeq_ import TorchDiffEq
+from ctsigprop.steady import SteadyState, steady_state
 from ctsigprop.store import open, save, validate
 from ctsigprop.system import System
 from ctsigprop.terms import Source
@@ -131,6 +132,7 @@ __all__ = [
     "Solution",
     "Source",
     "Steady",
+    "SteadyState",
     "Synapse",
     "System",
     "TextNeuron",
@@ -166,6 +168,7 @@ __all__ = [
     "save",
     "sigprop_network",
     "solve",
+    "steady_state",
     "stuart_landau",
     "subtractive_hebb",
     "tagged_hebb",

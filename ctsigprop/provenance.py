@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import inspect
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -31,11 +32,16 @@ class Recorded(nn.Module):
         """Keep the constructor's arguments."""
         self = super().__new__(cls)
         try:
-            bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
+            bound = _signature(cls).bind(self, *args, **kwargs)
         except TypeError:  # __init__ itself will say what is wrong; copy brings its own
             return self
         object.__setattr__(self, "arguments", _plain(bound))
         return self
+
+
+@lru_cache(maxsize=1024)
+def _signature(cls: type) -> inspect.Signature:
+    return inspect.signature(cls.__init__)
 
 
 def describe(thing: Any, arrays: dict[str, Tensor]) -> Any:

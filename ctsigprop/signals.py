@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,7 +29,14 @@ class Signal(Recorded, abc.ABC):
 
     `solve` ends a step at every jump and starts the next one with the value on the other side, so
     that a held input costs no accuracy.
+
+    Attributes
+    ----------
+    stepwise : bool
+        Whether the value changes at its jumps only.
     """
+
+    stepwise: ClassVar[bool] = False
 
     @property
     def size(self) -> int:
@@ -70,6 +77,8 @@ class Constant(Signal):
     >>> Constant(2.0)(torch.tensor(0.0)).item()
     2.0
     """
+
+    stepwise: ClassVar[bool] = True
 
     value: Tensor
 
@@ -126,6 +135,8 @@ class Held(_Tabulated):
     ([0.0, 1.0], [1.0])
     """
 
+    stepwise: ClassVar[bool] = True
+
     def __init__(self, times: Tensor | list[float], values: Tensor) -> None:
         super().__init__()
         when = as_times(times)
@@ -170,6 +181,8 @@ class Pulse(Signal):
     >>> [gate(torch.tensor(x)).item() for x in (0.5, 1.0, 2.0)], gate.jumps(0.0, 3.0)
     ([0.0, 1.0, 0.0], [1.0, 2.0])
     """
+
+    stepwise: ClassVar[bool] = True
 
     def __init__(self, onset: float, offset: float = math.inf, amplitude: float = 1.0) -> None:
         super().__init__()

@@ -96,14 +96,20 @@ class System(Recorded):
             ``history(t) -> state`` in the past, where synapses have delays.
         """
         moment = Moment(t, state, self.populations, inputs or {}, history)
-        net = self._net_currents(moment)
         derivative = moment.derivative
-        for neuron in self.neurons:
-            derivative.update(neuron(t, state, net.get(neuron.name, {})))
+        derivative.update(self.slopes(moment))
         for current in self.currents:
             if current.variables:
                 derivative.update(current.derivative(moment))
         return derivative
+
+    def slopes(self, moment: Moment) -> State:
+        """Return the derivatives of the neurons' variables alone."""
+        net = self._net_currents(moment)
+        found: State = {}
+        for neuron in self.neurons:
+            found.update(neuron(moment.t, moment.state, net.get(neuron.name, {})))
+        return found
 
     def linear(
         self,

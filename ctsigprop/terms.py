@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ctsigprop.affine import Affine, Leak
 from ctsigprop.errors import unknown
 from ctsigprop.provenance import Recorded
 from ctsigprop.quantities import Bounded, Parameter, Variable
@@ -195,6 +196,11 @@ class Neuron(Population):
         del t, state, currents
         return {}
 
+    def leaky_form(self, like: Tensor) -> Leak | None:
+        """Return what makes them leaky neurons, if they are that, in the type of a tensor."""
+        del like
+        return None
+
 
 class Moment:
     """Everything that a current may read at one time.
@@ -291,6 +297,10 @@ class Current(Term):
         """Return the names of the populations whose activity it reads."""
         return ()
 
+    def hears(self) -> tuple[str, ...]:
+        """Return those of them that the current itself depends on, and not only its own state."""
+        return self.reads()
+
     def connect(self, populations: Mapping[str, Population]) -> None:
         """Learn the sizes of what it connects, and declare its variables; refuse what misfits."""
 
@@ -302,6 +312,11 @@ class Current(Term):
     @abc.abstractmethod
     def forward(self, moment: Moment) -> Tensor:
         """Return the current, ``(*batch, size of post)``."""
+
+    def affine(self, moment: Moment) -> Affine | None:
+        """Return the current as W r + b, r the activity of one population, if it is such."""
+        del moment
+        return None
 
     def derivative(self, moment: Moment) -> State:
         """Return the derivative of its own variables; those at rest may be left out."""
@@ -316,6 +331,10 @@ class Current(Term):
     def signals(self) -> tuple[Signal, ...]:
         """Return the signals it holds, for their jumps."""
         return ()
+
+    def gates(self) -> tuple[Signal, ...]:
+        """Return those of them that the current itself depends on, and not only its own state."""
+        return self.signals()
 
     def project(self, state: State) -> State:
         """Return its own variables where hard constraints (signs, bounds) move them."""

@@ -13,11 +13,11 @@ import ctsigprop
 
 PACKAGE = Path(ctsigprop.__file__).parent
 FLOORS = [
-    {"errors", "units", "provenance", "signals", "quantities", "brian2_"},
+    {"errors", "units", "provenance", "signals", "quantities", "brian2_", "affine"},
     {"terms", "equations", "data", "lowrank"},
     {"system"},
     {"solvers", "models", "solution", "store"},
-    {"checks", "solve"},
+    {"checks", "solve", "steady"},
     {"learning", "fit"},
     {"train", "compare", "analyses"},
     {"cli"},

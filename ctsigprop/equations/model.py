@@ -29,6 +29,7 @@ from ctsigprop.equations.language import (
     parse_statements,
     quoting,
 )
+from ctsigprop.equations.leak import LeakFactors, leak_terms
 from ctsigprop.equations.structure import Factor, Structure, take_apart
 from ctsigprop.equations.symbolic import from_symbolic, linear_coefficient, symbol, to_symbolic
 from ctsigprop.errors import unknown
@@ -388,6 +389,22 @@ class Equations:
             tuple((compiled(p, 1), compiled(q, 1)) for p, q in products),
             *(compiled(decay, 0) for decay in decays),
         )
+
+    def leak(self, name: str, ports: Collection[str]) -> LeakFactors | None:
+        """Return a variable's derivative as a leak and what enters, None where it is no such thing.
+
+        ``decay·s + rest + Σ gain·port + height·φ(port + shift)``, with factors of parameters alone.
+        """
+
+        def build() -> LeakFactors | None:
+            rate = to_symbolic(self._codes[self._variable(name)], self._written_out())
+            terms = leak_terms(rate, name, ports)
+            return None if terms is None else LeakFactors.compiled(terms, compiled)
+
+        def compiled(factor: Any) -> Callable[[Tensor, _Values], Tensor]:
+            return self._single(from_symbolic(factor, self._symbols), name)
+
+        return self._cached(("leak", name, *ports), build)
 
     def _variable(self, name: str) -> str:
         names = [variable.name for variable in self.variables]

@@ -234,7 +234,7 @@ class ContinuousSigprop(CoupledLearner):
 
     def _relax(self, relaxation: Relaxation, state: State, duration: float) -> State:
         if isinstance(self.solver, Steady):
-            return relaxation.settle(state, self.solver)
+            return relaxation.settle(state, self.solver).state
         return relaxation.march(state, self.solver.dt, duration)  # type: ignore[attr-defined]
 
     def _two_point(self, x: Tensor, free: State, held: State) -> State:

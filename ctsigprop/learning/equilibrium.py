@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ctsigprop.errors import ConvergenceError, unknown
+from ctsigprop.learning.clipped import ClippedStates
 from ctsigprop.learning.layerwise import SGD, Optimizer
 from ctsigprop.learning.relaxing import RelaxingRule, check_count, one_hot
 from ctsigprop.models.layers import Layers
@@ -68,14 +69,27 @@ class _EnergyRule(RelaxingRule):
     @torch.no_grad()
     def settle(self, x: Tensor) -> list[Tensor]:
         """Return the states s_1 … s_N at the end of the free phase, which begins at 0."""
+        return self._settled(x, self._clipped(x))
+
+    def _settled(self, x: Tensor, clipped: ClippedStates | None) -> list[Tensor]:
         states = [x.new_zeros(len(x), *shape) for shape in self.network.shapes]
-        drive, changes = self.affine(0, x), []
-        for step in range(self.free):
-            moved = self._moved(states, drive)
-            if step in (0, self.free - 1):
-                pairs = zip(moved, states, strict=True)
-                changes.append(sum(float((m - s).norm()) for m, s in pairs))
-            states = [self.observed(k, s) for k, s in enumerate(moved)]
+        changes: list[float] = []
+        if clipped is not None:
+            stretches = [1, self.free - 2, 1] if self.free > 1 else [1]
+            for steps in stretches:
+                before = clipped.states() if steps == 1 else []
+                clipped.run(steps)
+                pairs = list(zip(clipped.s, before, strict=False))
+                changes += [sum(float((m - s).norm()) for m, s in pairs)] if pairs else []
+            states = clipped.states()
+        else:
+            drive = self.affine(0, x)
+            for step in range(self.free):
+                moved = self._moved(states, drive)
+                if step in (0, self.free - 1):
+                    pairs = list(zip(moved, states, strict=True))
+                    changes.append(sum(float((m - s).norm()) for m, s in pairs))
+                states = [self.observed(k, s) for k, s in enumerate(moved)]
         self.check_finite(states, self.free * self.dt)
         if self.unobserved and changes[-1] > 2 * changes[0]:
             raise ConvergenceError(
@@ -90,11 +104,47 @@ class _EnergyRule(RelaxingRule):
         self, x: Tensor, states: Sequence[Tensor], beta: float, target: Tensor
     ) -> list[Tensor]:
         """Return the states after a nudged phase of strength beta that begins at others."""
-        states, drive = list(states), self.affine(0, x)
-        for _ in range(self.nudged):
-            states = self.advance(states, drive, beta, target)
+        return self._nudged(x, states, beta, target, self._clipped(x))
+
+    @torch.no_grad()
+    def _nudged(
+        self,
+        x: Tensor,
+        states: Sequence[Tensor],
+        beta: float,
+        target: Tensor,
+        clipped: ClippedStates | None,
+    ) -> list[Tensor]:
+        states = list(states)
+        if clipped is not None:
+            clipped.put(states)
+            clipped.run(self.nudged, beta, target)
+            states = clipped.states()
+        else:
+            drive = self.affine(0, x)
+            for _ in range(self.nudged):
+                states = self.advance(states, drive, beta, target)
         self.check_finite(states, (self.free + self.nudged) * self.dt)
         return states
+
+    @torch.no_grad()
+    def _clipped(self, x: Tensor) -> ClippedStates | None:
+        """Return the units in buffers, at 0, where all of them clip and nobody watches."""
+        layers = range(self.network.depth)
+        if not (
+            self.dynamics == "energy" and self.unobserved and all(self._clips(k) for k in layers)
+        ):
+            return None
+        linear = [self._parts(k)[0] for k in layers]
+        rhos = [self._parts(k)[1] for k in layers]
+        bounds = [
+            (rho.min_val, rho.max_val)
+            if isinstance(rho, nn.Hardtanh)
+            else (0.0 if isinstance(rho, nn.ReLU) else -torch.inf, torch.inf)
+            for rho in rhos
+        ]
+        weights, biases = ([getattr(one, n) for one in linear[1:]] for n in ("weight", "bias"))
+        return ClippedStates(self.affine(0, x), weights, biases, bounds, self.dt)
 
     def advance(
         self, states: Sequence[Tensor], drive: Tensor, beta: float, target: Tensor
@@ -107,13 +157,15 @@ class _EnergyRule(RelaxingRule):
         self, x: Tensor, after: Sequence[Tensor], before: Sequence[Tensor], beta: float
     ) -> None:
         """Let every layer step along (r_k ⊗ r_{k−1} after − before)/beta, a mean over the batch."""
-        share, post0, post1 = 1 / (beta * len(x)), self._sent(before), self._sent(after)
+        share, post0, post1 = -1 / (beta * len(x)), self._sent(before), self._sent(after)
         for k, (h0, h1) in enumerate(zip(post0, post1, strict=True)):
             pre0, pre1 = (post0[k - 1], post1[k - 1]) if k else (x, x)
-            weight = (h1 - h0).T @ pre1
+            change = share * (h1 - h0)
+            gradient = change.T @ pre1
             if k:
-                weight += h0.T @ (pre1 - pre0)
-            self.move(k, share * weight, share * (h1 - h0).sum(0))
+                gradient.addmm_(h0.T, pre1 - pre0, alpha=share)
+            bias = self._parts(k)[0].bias
+            self.step(k, [gradient] if bias is None else [gradient, change.sum(0)])
 
     def signed(self) -> float:
         """Return beta, or −beta in half of the calls where the sign is random."""
@@ -223,10 +275,11 @@ class EquilibriumPropagation(_EnergyRule):
     def learn(self, x: Tensor, labels: Tensor) -> Tensor:
         """Change the weights by one batch; return the free outputs."""
         target = one_hot(labels, self.classes, x)
-        free, beta = self.settle(x), self.signed()
-        after = self.nudge(x, free, beta, target)
+        units = self._clipped(x)
+        free, beta = self._settled(x, units), self.signed()
+        after = self._nudged(x, free, beta, target, units)
         if self.form == "centred":
-            self.move_by(x, after, self.nudge(x, free, -beta, target), 2 * beta)
+            self.move_by(x, after, self._nudged(x, free, -beta, target, units), 2 * beta)
         else:
             self.move_by(x, after, free, beta)
         return free[-1]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from ctsigprop.affine import Affine
 from ctsigprop.signals import Signal, closed
 from ctsigprop.terms import Current, Moment, Population
 
@@ -49,6 +50,7 @@ class Input(Current):
     def connect(self, populations: Mapping[str, Population]) -> None:
         """Check the sizes."""
         size, channels = populations[self.post].size, populations[self.source].size
+        self.same = channels == size
         if channels not in (1, size):
             raise ValueError(
                 f"{self.name}: source '{self.source}' must have 1 or {size} channels; "
@@ -59,6 +61,12 @@ class Input(Current):
         """Return the input current."""
         gain: Tensor = self.gain
         return gain * moment.activity(self.source)
+
+    def affine(self, moment: Moment) -> Affine | None:
+        """Return the gain, where it is one number for units of their own."""
+        del moment
+        gain: Tensor = self.gain
+        return Affine(self.source, gain) if gain.dim() == 0 and self.same else None
 
 
 class LearningSignal(Current):
@@ -139,14 +147,30 @@ class LearningSignal(Current):
 
     def forward(self, moment: Moment) -> Tensor:
         """Return the learning signal's current."""
-        c = moment.activity(self.source)
-        if self.gate is None:
-            level: Tensor | float = self.strength
-        else:
-            value = self.gate(moment.t)
-            if closed(value):
-                return c.new_zeros(*c.shape[:-1], self.size)
-            level = value.to(c.dtype) if value.dim() == 0 else value.to(c.dtype).unsqueeze(-1)
+        c, level = moment.activity(self.source), self._level(moment)
+        if level is None:
+            return c.new_zeros(*c.shape[:-1], self.size)
         if self.error:
             c = c - moment.activity(self.post)
         return level * (c if self.identity else c @ self.weight.T)
+
+    def affine(self, moment: Moment) -> Affine | None:
+        """Return −gate(t) S, and gate(t) S c, of a nudge."""
+        if not self.error or moment.t.dim():
+            return None
+        c, level = moment.activity(self.source), self._level(moment)
+        if level is None:
+            return Affine(self.post, c.new_zeros(()))
+        if self.identity:
+            return Affine(self.post, -level * c.new_ones(()), level * c)
+        return Affine(self.post, -level * self.weight, level * c @ self.weight.T)
+
+    def _level(self, moment: Moment) -> Tensor | float | None:
+        """Return how strongly the signal is on, beside what it multiplies; None: not at all."""
+        if self.gate is None:
+            return self.strength
+        value = self.gate(moment.t)
+        if closed(value):
+            return None
+        value = value.to(moment.activity(self.source).dtype)
+        return value if value.dim() == 0 else value.unsqueeze(-1)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ctsigprop.affine import Bend, Leak
 from ctsigprop.equations import Equations
 from ctsigprop.errors import did_you_mean, unknown
 from ctsigprop.quantities import Parameter, Variable
@@ -118,6 +120,7 @@ class TextNeuron(Neuron):
         else:
             self._output = self.equations.torch_of(self.output)
         self._rhs = self.equations.torch()
+        self._leak: tuple[tuple[Any, ...], Leak] | None = None
 
     def full(self, short: str) -> str:
         """Return the name of a variable in the system's state."""
@@ -153,6 +156,37 @@ class TextNeuron(Neuron):
             self._shorts[short]: value.expand_as(state[self._shorts[short]])
             for short, value in rates.items()
         }
+
+    def leaky_form(self, like: Tensor) -> Leak | None:
+        """Return what makes them leaky neurons, if they are that: one variable, linear in it."""
+        if len(self._shorts) != 1:
+            return None
+        (short,) = self._shorts
+        factors = self.equations.leak(short, tuple(self.ports))
+        if factors is None:
+            return None
+        values = {symbol: getattr(self, symbol) for symbol in self.specs}
+        numbers = [float(v) if v.dim() == 0 else math.nan for v in values.values()]  # NaN: no match
+        known = (like.dtype, like.device, *numbers)
+        if self._leak is None or self._leak[0] != known:
+            self._leak = known, self._evaluated(factors, short, values, like)
+        return self._leak[1]
+
+    def _evaluated(self, factors: Any, short: str, values: State, like: Tensor) -> Leak:
+        values[short] = zero = like.new_zeros(())
+
+        def number(factor: Callable[[Tensor, State], Tensor]) -> Tensor:
+            return factor(zero, values).detach().to(like)
+
+        bend, bent = None, factors.bent
+        if bent is not None:
+            port, whole = bent.port, bent.whole
+            bend = Bend(
+                port, bent.kind, number(bent.shift), number(bent.height), bent.low, bent.high,
+                lambda u: whole(zero, {**values, port: u}),
+            )  # fmt: skip
+        gains = {port: number(gain) for port, gain in factors.gains.items()}
+        return Leak(number(factors.decay), number(factors.rest), gains, bend)
 
     def _values(self, state: State, currents: Mapping[str, Tensor]) -> State:
         values = {short: state[full] for short, full in self._shorts.items()}

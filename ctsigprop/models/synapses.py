@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ctsigprop.affine import Affine
 from ctsigprop.lowrank import Factors, LowRank
 from ctsigprop.quantities import Variable
 from ctsigprop.signals import Signal, as_values, closed
@@ -119,10 +120,18 @@ class Synapse(Current):
         modulators = [rule.modulator for rule in self.plasticity if isinstance(rule.modulator, str)]
         return (self.pre, *modulators)
 
+    def hears(self) -> tuple[str, ...]:
+        """Return the presynaptic population."""
+        return (self.pre,)
+
     def signals(self) -> tuple[Signal, ...]:
         """Return the gates and modulators of the rules."""
         pairs = [(rule.gate, rule.modulator) for rule in self.plasticity]
         return tuple(s for pair in pairs for s in pair if isinstance(s, Signal))
+
+    def gates(self) -> tuple[Signal, ...]:
+        """Return none: those that it holds are of the rules."""
+        return ()
 
     def connect(self, populations: Mapping[str, Population]) -> None:
         """Check the shapes against the populations and declare the variables."""
@@ -198,6 +207,13 @@ class Synapse(Current):
         if isinstance(w, LowRank):  # as the solver has it that knows what plasticity makes
             return w.apply(x)
         return x @ w.T if w.dim() == 2 else (w @ x.unsqueeze(-1)).squeeze(-1)
+
+    def affine(self, moment: Moment) -> Affine | None:
+        """Return the weights, where what arrives is what the presynaptic population does now."""
+        if self.filter is not None or self.delay:
+            return None
+        w = self.weights(moment.state)
+        return Affine(self.pre, w) if isinstance(w, Tensor) else None
 
     def contributions(self, moment: Moment) -> list[tuple[Plasticity, State]]:
         """Return what each rule adds to the derivatives, before signs and bounds stop it."""

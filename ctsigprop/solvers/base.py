@@ -146,6 +146,8 @@ class Statistics:
         The variables that were averaged over the motion of the others.
     estimates : dict of str to float
         Estimated relative errors of these, by cause, and in total; see `Averaging`.
+    hoisted : tuple of str
+        The currents that were computed once for a whole stretch, because what they carry was held.
     """
 
     evaluations: int = 0
@@ -158,6 +160,7 @@ class Statistics:
     native: bool = False
     slow: tuple[str, ...] = ()
     estimates: dict[str, float] = attribute(default_factory=dict)
+    hoisted: tuple[str, ...] = ()
 
     def add(self, other: Statistics) -> None:
         """Add the cost of another stretch of the same run."""
@@ -169,6 +172,7 @@ class Statistics:
         self.native = other.native
         self.low_rank, self.slow = other.low_rank, other.slow
         self.estimates = dict(other.estimates)
+        self.hoisted = other.hoisted
 
 
 class Recorder:

@@ -47,11 +47,11 @@ def test_marching_is_eulers_method(rho, form):
 @pytest.mark.parametrize("form", ["loop", "label"])
 def test_steady_states_are_where_integration_ends(form, t):
     relaxation, state = parts(network(form=form), t)
-    rest = relaxation.settle(state, Steady(tol=1e-13))
+    rest = relaxation.settle(state, Steady(tol=1e-13)).state
     far = relaxation.march(state, 0.1, 80.0)
     for name in state:
         torch.testing.assert_close(rest[name], far[name], rtol=0, atol=1e-11)
-    loose = relaxation.settle(state, Steady(tol=1e-3))
+    loose = relaxation.settle(state, Steady(tol=1e-3)).state
     assert max(float((loose[n] - rest[n]).abs().max()) for n in state) < 2e-3
 
 
@@ -61,7 +61,7 @@ def test_layers_rest_at_their_instantaneous_answer():
     state = {
         name: torch.zeros(5, n.size, dtype=F64) for name, n in _neurons(layers.system()).items()
     }
-    rest = relaxation.settle(state, Steady(max_sweeps=1))  # no loop: one sweep is all it takes
+    rest = relaxation.settle(state, Steady(max_sweeps=1)).state  # no loop: one sweep is all it takes
     for name, activity in zip(rest, layers.activities(X), strict=True):
         torch.testing.assert_close(rest[name], activity, rtol=0, atol=1e-14)
 
@@ -71,7 +71,7 @@ def test_sweeps_are_counted_only_as_far_as_a_loop_reaches():
     seen = []
     rest = relaxation._rest
     relaxation._rest = lambda r, *a: seen.append(r.neuron.name) or rest(r, *a)
-    relaxation.settle(state, Steady(tol=1e-6))
+    relaxation.settle(state, Steady(tol=1e-6)).state
     assert seen[-1] == "h1"  # where the loop enters: behind it nothing can move
     assert seen[:-1] == ["h1", "h2", "y"] * (len(seen) // 3)
 
@@ -79,7 +79,7 @@ def test_sweeps_are_counted_only_as_far_as_a_loop_reaches():
 @pytest.mark.parametrize("strength", [0.3, 3.0, 10.0])
 def test_strong_loops_settle_by_extrapolation(strength):
     relaxation, state = parts(network("tanh", strength=strength))
-    rest = relaxation.settle(state, Steady(tol=1e-10, max_sweeps=1000))
+    rest = relaxation.settle(state, Steady(tol=1e-10, max_sweeps=1000)).state
     again = relaxation.sweep(rest)
     assert max(float((again[n] - rest[n]).abs().max()) for n in rest) < 1e-8
 
@@ -87,7 +87,7 @@ def test_strong_loops_settle_by_extrapolation(strength):
 def test_a_loop_that_amplifies_is_an_error_and_never_a_number():
     relaxation, state = parts(network("tanh", strength=40.0))
     with pytest.raises(ConvergenceError, match=r"a sweep still changes it by .* after 3 sweeps"):
-        relaxation.settle(state, Steady(tol=1e-9, max_sweeps=3))
+        relaxation.settle(state, Steady(tol=1e-9, max_sweeps=3)).state
     relaxation, state = parts(network("identity", strength=40.0))
     with pytest.raises(NonFiniteError, match=r"not finite in 's_\w+' at index"):
         relaxation.march(state, 0.6, 10000.0)

@@ -14,12 +14,14 @@ from torch import Tensor
 from ctsigprop.errors import IntegrationError
 from ctsigprop.solvers.base import Problem, Solver, State
 from ctsigprop.solvers.explicit.checkpoints import Checkpoints
+from ctsigprop.solvers.explicit.held import HeldSteps
 from ctsigprop.solvers.explicit.march import March
 from ctsigprop.solvers.explicit.onestep import Exponential, OneStep, RungeKutta, phi1
 from ctsigprop.solvers.explicit.structured import StructuredSteps, structured
 from ctsigprop.solvers.explicit.tableaus import EULER, HEUN, MIDPOINT, Tableau
 from ctsigprop.solvers.explicit.tableaus import RK4 as CLASSICAL
 from ctsigprop.solvers.failures import diverged
+from ctsigprop.solvers.inplace import Net
 from ctsigprop.solvers.options import TAPE, check_max_steps, check_positive, check_tape
 from ctsigprop.solvers.stops import Interval, clocks, grid, intervals, require_steps
 
@@ -218,7 +220,8 @@ def run_fixed(
             slopes.append(_slope(problem, times[i], shifted))
         return _shift(state, slopes, tableau.b, h)
 
-    _run(problem, tableau.c[:stages], advance, dt, max_steps, tape)
+    held = HeldSteps.of(problem) if tableau is EULER else None
+    _run(problem, tableau.c[:stages], advance, dt, max_steps, tape, held)
     return None
 
 
@@ -246,6 +249,7 @@ def _run(
     dt: float,
     max_steps: int,
     tape: float,
+    held: HeldSteps | None = None,
 ) -> None:
     """Step the named tensors; a variable at rest is passed on as it is."""
     state, recorder = problem.y0, problem.recorder
@@ -261,6 +265,7 @@ def _run(
     for stretch, (low, high) in zip(stretches, edges, strict=True):
         start, stop = float(stretch.start), float(stretch.stop)
         h = (stop - start) / stretch.steps
+        net = held.net(low, high, state) if held is not None else None
         for first in range(0, stretch.steps, CHUNK):
             count = min(CHUNK, stretch.steps - first)
             times = start + h * (torch.arange(first, first + count)[:, None] + places)
@@ -268,14 +273,17 @@ def _run(
                 times[-1, -1] = stop
             inside = times[:, :-1].clamp(low, high).to(t.device)
             good = state
-            for at, now in zip(inside, times[:, -1].to(t.device), strict=True):
-                if checkpoints.spent:
-                    state = _repeatable(checkpoints, problem, advance, at, state, h)
-                else:
-                    state = advance(problem, at.unbind(), state, h)
-                    if torch.is_grad_enabled():
-                        checkpoints.taped(len(at), partial(_graph, problem, at[0], state))
-                problem.accepted(now, state, None)
+            if net is not None:
+                state = _in_place(problem, net, times[:, -1].to(t.device), state, h)
+            else:
+                for at, now in zip(inside, times[:, -1].to(t.device), strict=True):
+                    if checkpoints.spent:
+                        state = _repeatable(checkpoints, problem, advance, at, state, h)
+                    else:
+                        state = advance(problem, at.unbind(), state, h)
+                        if torch.is_grad_enabled():
+                            checkpoints.taped(len(at), partial(_graph, problem, at[0], state))
+                    problem.accepted(now, state, None)
             recorder.statistics.steps += count
             if not _finite(state):
                 raise _culprit(problem, advance, inside, good, h)
@@ -296,6 +304,17 @@ def _repeatable(
 
 def _graph(problem: Problem, at: Tensor, state: State) -> State:
     return _slope(problem, at, {name: y.detach().requires_grad_() for name, y in state.items()})
+
+
+def _in_place(problem: Problem, net: Net, ends: Tensor, state: State, h: float) -> State:
+    """Take a step to each of these times; return the whole state."""
+
+    def tell(step: int) -> None:
+        problem.recorder.statistics.evaluations += 1
+        problem.accepted(ends[step], {**state, **net.view()}, None)
+
+    net.march(h, len(ends), tell)
+    return {**state, **net.state()}
 
 
 def _edges(stretches: list[Interval]) -> list[tuple[float, float]]:

@@ -1,0 +1,158 @@
+"""What enters a population while inputs are held and weights rest: b + Σ W r, in a buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol, final
+
+import torch
+from torch import Tensor
+
+__all__ = ["Operations", "Sender", "Sum", "times"]
+
+Operations = list[Callable[[], object]]
+
+COASTING = 4
+"""A march of fewer steps takes the products of senders that hear nothing new, too."""
+
+SMALL = 2**15
+"""What is held for every sample alike is spread out where a product is no larger than this."""
+
+
+class Sender(Protocol):
+    """A population as those see it that hear it."""
+
+    s: Tensor
+    r: Tensor
+    decay: Tensor
+    direct: bool
+
+    @property
+    def coasts(self) -> bool:
+        """Whether it goes to r all by itself, ds/dt = decay·(r − s)."""
+
+    def activity(self) -> Tensor:
+        """Return its activity, ``(samples, units)``; `direct`: it is the state s itself."""
+
+
+@final
+class Sum:
+    """b + Σ alpha W r: all that enters a population by one way.
+
+    Parameters
+    ----------
+    like : Tensor
+        ``(samples, units)``, whose shape and type the sum has.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self.like = like
+        self.base: Tensor | None = None
+        self.images: list[tuple[Sender, Tensor, float]] = []
+        self.others: list[Callable[[], Tensor]] = []
+        self._kept: tuple[Tensor | None, list[tuple[Sender, Tensor, float]]] | None = None
+        self._aim, self._share = like, 0.0
+
+    @property
+    def still(self) -> bool:
+        """Whether nothing enters but what is held."""
+        return not (self.images or self.others or self._kept)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing enters at all."""
+        return self.still and self.base is None
+
+    def add(self, value: Tensor) -> None:
+        """Add what is held: a number, one for each unit, or for each unit of every sample."""
+        if value.dim() or float(value):
+            self.base = value if self.base is None else self.base + value
+
+    def enter(self, pre: Sender, weight: Tensor, gain: Tensor | None) -> None:
+        """Add the image of an activity under W, ``(*samples, post, pre)``, or a number."""
+        alpha = 1.0
+        if gain is not None and gain.dim() == 0:
+            alpha = float(gain)
+        elif gain is not None:
+            weight = weight * (gain[:, None] if weight.dim() > 1 else gain)
+        self.images.append((pre, weight, alpha))
+
+    def into(self, out: Tensor) -> tuple[Operations, Tensor]:
+        """Return what writes the sum into a buffer, and where it is then; only a buffer is written.
+
+        What is held is where it is, and nothing writes it.
+        """
+        total, operations = self.base, list[Callable[[], object]]()
+        if total is not None and out.numel() <= SMALL:
+            total = total.expand_as(out).contiguous()
+        for pre, weight, alpha in self.images:
+            operations.append(_product(total, weight, pre, alpha, out))
+            total = out
+        for other in self.others:
+            operations.append(partial(_addition, total, other, out))
+            total = out
+        if total is None:
+            total = torch.zeros_like(self.like)
+        return operations, total if total is out else total.expand_as(self.like)
+
+    def coast(self, h: float, steps: int) -> bool:
+        """Let an image move by itself, without products, where its sender does; tell if one does.
+
+        W s obeys the leak of s, towards W r.
+        """
+        for k, (pre, weight, alpha) in enumerate(self.images):
+            if pre.coasts and weight.dim() == 2 and steps >= COASTING:
+                self._kept = self.base, list(self.images)
+                base = torch.zeros_like(self.like) if self.base is None else self.base
+                self._aim = torch.addmm(base, pre.r, weight.T, alpha=alpha)
+                self.base = torch.addmm(base, pre.s, weight.T, alpha=alpha)
+                self._share = h * float(pre.decay)
+                del self.images[k]
+                return True
+        return False
+
+    def follow(self) -> Operations:
+        """Return what lets the image take the step that its sender took."""
+        assert self.base is not None
+        return [partial(self.base.lerp_, self._aim, self._share)]
+
+    def land(self) -> None:
+        """Take products again."""
+        if self._kept is not None:
+            self.base, self.images = self._kept
+            self._kept = None
+
+
+def times(value: Tensor, gain: Tensor | None) -> Tensor:
+    """Return a value times a gain; None is one."""
+    return value if gain is None else value * gain
+
+
+def _addition(total: Tensor | None, other: Callable[[], Tensor], out: Tensor) -> None:
+    """Write total + other into a buffer, which may be the total."""
+    if total is None:
+        out.copy_(other())
+    else:
+        torch.add(total, other(), out=out)
+
+
+def _product(
+    total: Tensor | None, weight: Tensor, pre: Sender, alpha: float, out: Tensor
+) -> Callable[[], object]:
+    """Return what writes total + alpha W r into a buffer, which may be the total."""
+    if pre.direct and weight.dim() == 2:
+        whole, beta = (out, 0) if total is None else (total, 1)
+        return partial(torch.addmm, whole, pre.s, weight.T, beta=beta, alpha=alpha, out=out)
+
+    def write() -> None:
+        r = pre.activity()
+        if weight.dim() <= 1:
+            change = r * (weight * alpha)
+        elif weight.dim() == 2:
+            change = torch.mm(r, weight.T).mul_(alpha)
+        else:
+            change = torch.bmm(weight, r.unsqueeze(-1)).squeeze(-1).mul_(alpha)
+        _addition(total, lambda: change, out)
+
+    return write

@@ -1,4 +1,4 @@
-"""``python -m benchmarks learning``, ``step``, ``dynamics``, ``W1``: a command for each table."""
+"""``python -m benchmarks [W1 … W5]``, or ``learning``, ``step``, ``dynamics``: a table each."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import sys
 
 from benchmarks import dynamics, learning, step, works
 
-TABLES = {"learning": learning.main, "step": step.main, "dynamics": dynamics.main, "W1": works.main}
+TABLES = {"learning": learning.main, "step": step.main, "dynamics": dynamics.main}
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1] not in TABLES:
-        sys.exit(f"usage: python -m benchmarks {{{','.join(TABLES)}}} [options]")
-    sys.exit(TABLES[sys.argv[1]](sys.argv[2:]))
+    table = TABLES.get(sys.argv[1]) if len(sys.argv) > 1 else None
+    sys.exit(table(sys.argv[2:]) if table else works.main(sys.argv[1:]))

@@ -1,12 +1,18 @@
-"""``python -m benchmarks [W1 … W5]``, or ``learning``, ``step``, ``dynamics``: a table each."""
+"""``python -m benchmarks [W1 … W5]``, or the name of another table."""
 
 from __future__ import annotations
 
 import sys
 
-from benchmarks import dynamics, learning, step, works
+from benchmarks import accuracy, dynamics, learning, scaling, step, works
 
-TABLES = {"learning": learning.main, "step": step.main, "dynamics": dynamics.main}
+TABLES = {
+    "learning": learning.main,
+    "accuracy": accuracy.main,
+    "step": step.main,
+    "dynamics": dynamics.main,
+    "scaling": scaling.main,
+}
 
 if __name__ == "__main__":
     table = TABLES.get(sys.argv[1]) if len(sys.argv) > 1 else None

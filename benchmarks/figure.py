@@ -20,10 +20,16 @@ COLOURS = {
     "dense": "#808b96",
     "projective": "#bfc9ca",
     "steady": "#58d68d",
+    "settling": "#1d8348",
     "floor": "#000000",
 }
-MARKS = {"floor": "|", "dense": "s", "full": "s", "projective": "s", "steady": "s"}
-SAID = {"diffrax_loose": "diffrax at 1e-4", "adjoint": "torchdiffeq, adjoint", "steady": "Steady"}
+MARKS = {"floor": "|", "dense": "s", "full": "s", "projective": "s", "steady": "s", "settling": "s"}
+SAID = {
+    "diffrax_loose": "diffrax at 1e-4",
+    "adjoint": "torchdiffeq, adjoint",
+    "steady": "straight to rest",
+    "settling": "steps to the same residual",
+}
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -44,7 +50,7 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     for k, row in enumerate(rows):
         axes.axhline(k, color="0.92", zorder=0)
         for who, (least, aim) in row["asked"].items():
-            if who == "floor" or who not in row["ratios"]:
+            if who not in row["ratios"]:
                 continue
             colour = COLOURS.get(who, "0.5")
             if least:

@@ -1,14 +1,19 @@
-"""``python -m benchmarks learning``, ``step``, ``dynamics``, ``W1``: a command for each table."""
+"""``python -m benchmarks [W1 … W5]``, or the name of another table."""
 
 from __future__ import annotations
 
 import sys
 
-from benchmarks import dynamics, learning, step, works
+from benchmarks import accuracy, dynamics, learning, scaling, step, works
 
-TABLES = {"learning": learning.main, "step": step.main, "dynamics": dynamics.main, "W1": works.main}
+TABLES = {
+    "learning": learning.main,
+    "accuracy": accuracy.main,
+    "step": step.main,
+    "dynamics": dynamics.main,
+    "scaling": scaling.main,
+}
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1] not in TABLES:
-        sys.exit(f"usage: python -m benchmarks {{{','.join(TABLES)}}} [options]")
-    sys.exit(TABLES[sys.argv[1]](sys.argv[2:]))
+    table = TABLES.get(sys.argv[1]) if len(sys.argv) > 1 else None
+    sys.exit(table(sys.argv[2:]) if table else works.main(sys.argv[1:]))

@@ -1,10 +1,7 @@
 """Time and error of bifurcation analysis: ``python -m benchmarks dynamics --peers PYTHON``.
 
-Each contestant is a process of its own with one thread, which stays over the rounds; turn by turn,
-processor time of the process without imports. A first run, which compiles what is compiled, is
-told apart; then the median of the rounds. PYTHON is an interpreter that has PyCont-Lite and
-BrainPy; without one, ctsigprop is timed alone. This file runs under that interpreter too, so that
-at its head it imports no package but numpy.
+Turn by turn (`contestants`). A first run, which compiles what is compiled, is told apart; then the
+median of the rounds. Peers that PYTHON, or this interpreter, does not have are skipped.
 """
 
 from __future__ import annotations
@@ -12,24 +9,26 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import signal
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.contestants import (
+    Contestant,
+    MissingError,
+    Run,
+    add_options,
+    check_options,
+    version,
+)
+
 Array = NDArray[np.float64]
-Run = Callable[[], dict[str, Any]]
 
 RESULTS = Path(__file__).with_name("results")
 LIMIT = 60.0  # seconds of a run, after which it is given up
@@ -216,7 +215,7 @@ def brainpy(task: str, solved: bool = False, **resolutions: float) -> Run:
     return plane if task == "portrait" else diagram
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entry:
     """A contestant's way to do a task, and its settings in words."""
 
@@ -227,11 +226,11 @@ class Entry:
 
 
 PACKAGES = {
-    "ctsigprop": ("ctsigprop", "ctsigprop", ctsigprop),
-    "PyCont-Lite": ("pycont", "pycont-lite", pycont),
-    "BrainPy": ("brainpy", "brainpy", brainpy),
+    "ctsigprop": ("ctsigprop", ctsigprop),
+    "PyCont-Lite": ("pycont-lite", pycont),
+    "BrainPy": ("brainpy", brainpy),
 }
-"""Of each contestant: the module, the distribution, and the work."""
+"""Of each contestant: the distribution, and the work."""
 
 ENTRIES = [
     Entry("fitzhugh_nagumo", "ctsigprop", "defaults"),
@@ -262,26 +261,19 @@ ENTRIES = [
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks dynamics", description=__doc__)
-    parser.add_argument("--peers", metavar="PYTHON", help="an interpreter that has the peers")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each, timed")
     parser.add_argument("--tasks", default="", help="names separated by commas; all by default")
-    parser.add_argument("--json", action="store_true", help="print the rows as one last line")
+    add_options(parser)
     given = parser.parse_args(arguments)
     tasks = given.tasks.split(",") if given.tasks else list(TASKS)
     for task in tasks:
         if task not in TASKS:
             parser.error(f"unknown task '{task}'; accepted: {', '.join(TASKS)}")
-    if given.rounds < 1:
-        parser.error(f"--rounds must be >= 1; got {given.rounds}")
-    versions, missing = _versions(given.peers)
-    for name, why in missing.items():
-        sys.stdout.write(f"{name} is skipped: {why}\n")
+    check_options(parser, given)
     rows: list[dict[str, Any]] = []
     for task in tasks:
-        entries = [e for e in ENTRIES if e.task == task and e.contestant in versions]
-        found = _rows(entries, versions, given.peers, given.rounds)
-        rows += found
         sys.stdout.write(f"\n{task}: {TASKS[task][0]}\n")
+        found = _rows([e for e in ENTRIES if e.task == task], given.peers, given.rounds)
+        rows += found
         for row in found:
             sys.stdout.write(_line(row) + "\n")
         sys.stdout.flush()
@@ -301,89 +293,42 @@ def _with_kept(rows: list[dict[str, Any]], tasks: Sequence[str]) -> list[dict[st
     return sorted(rows, key=lambda row: [*TASKS].index(row["task"]))
 
 
-def _versions(peers: str | None) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the version of each contestant that can be imported, and why others cannot."""
-    versions, missing = {"ctsigprop": metadata.version("ctsigprop")}, {}
-    code = "import {0}; from importlib.metadata import version; print(version('{1}'))"
-    for name, (module, distribution, _) in PACKAGES.items():
-        if name in versions:
-            continue
-        if peers is None:
-            missing[name] = "no --peers PYTHON was given"
-            continue
-        command = [peers, "-c", code.format(module, distribution)]
+def _rows(entries: Sequence[Entry], peers: str, rounds: int) -> list[dict[str, Any]]:
+    running: dict[Entry, Contestant] = {}
+    for entry in entries:
         try:
-            done = subprocess.run(command, capture_output=True, text=True, env=_environment())
-        except OSError as error:
-            raise SystemExit(f"--peers: {error}") from None
-        if done.returncode:
-            missing[name] = (done.stderr.strip().splitlines() or ["no reason was told"])[-1]
-        else:
-            versions[name] = done.stdout.split()[-1]
-    return versions, missing
-
-
-def _environment() -> dict[str, str]:
-    one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    return {**os.environ, **one, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-
-
-class Contestant:
-    """A process that does an entry's work whenever it is asked to."""
-
-    def __init__(self, entry: Entry, peers: str | None) -> None:
-        own = entry.contestant == "ctsigprop"
-        environment = _environment()
-        if own:  # the package beside this file
-            paths = [str(Path(__file__).parent.parent), environment.get("PYTHONPATH", "")]
-            environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-        python = sys.executable if own else str(peers)
-        self.entry = entry
-        self.process = subprocess.Popen(
-            [python, __file__, str(ENTRIES.index(entry))],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            text=True, env=environment,
-        )  # fmt: skip
-
-    def run(self) -> dict[str, Any]:
-        """Return the seconds of one run, and what it found."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write("run\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.entry.contestant}: the process ended")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def close(self) -> None:
-        self.process.communicate()
-
-
-def _rows(
-    entries: Sequence[Entry], versions: dict[str, str], peers: str | None, rounds: int
-) -> list[dict[str, Any]]:
-    running = [Contestant(entry, peers) for entry in entries]
+            running[entry] = _contestant(entry, peers)
+        except MissingError as why:
+            sys.stdout.write(f"  {entry.contestant} is skipped: {why}\n")
     try:
-        runs = [[contestant.run()] for contestant in running]
+        runs = {entry: [contestant.run()] for entry, contestant in running.items()}
         for _ in range(rounds):  # turn by turn
-            for contestant, done in zip(running, runs, strict=True):
-                if not done[0].get("hopeless"):
-                    done.append(contestant.run())
+            for entry, contestant in running.items():
+                if not runs[entry][0].get("hopeless"):
+                    runs[entry].append(contestant.run())
     finally:
-        for contestant in running:
+        for contestant in running.values():
             contestant.close()
-    rows = [
-        _row(entry, versions[entry.contestant], done)
-        for entry, done in zip(entries, runs, strict=True)
-    ]
+    rows = [_row(entry, _version(entry, peers), done) for entry, done in runs.items()]
     ours = rows[0]["cpu_seconds"]
     for row in rows:
         own = row["cpu_seconds"]
         row["ratio"] = None if own is None or ours is None else round(own / ours, 3)
     return rows
+
+
+def _python(entry: Entry, peers: str) -> str:
+    return sys.executable if entry.contestant == "ctsigprop" else peers
+
+
+def _contestant(entry: Entry, peers: str) -> Contestant:
+    work = PACKAGES[entry.contestant][1].__name__
+    options = {"task": entry.task, **entry.options}
+    return Contestant("benchmarks.dynamics", work, options, _python(entry, peers), LIMIT)
+
+
+def _version(entry: Entry, peers: str) -> str:
+    return version(PACKAGES[entry.contestant][0], _python(entry, peers))
 
 
 def _row(entry: Entry, version: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -435,38 +380,3 @@ def _line(row: dict[str, Any]) -> str:
         f"first {row['first_cpu_seconds']:6.2f} s  x {row['ratio']:6.2f}  "
         f"{', '.join([*told, *filter(None, [row['note']])])}"
     )
-
-
-def _serve(entry: Entry) -> None:
-    """Do an entry's work for each line that is read; answer with a line of JSON."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what the packages print is no answer
-    run: Run | None = None
-    reason = ""
-    try:
-        run = partial(PACKAGES[entry.contestant][2], entry.task, **entry.options)()
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-    signal.signal(signal.SIGPROF, _give_up)
-    for _ in sys.stdin:
-        answer: dict[str, Any] = {"failed": reason, "hopeless": True}
-        if run is not None:
-            start = time.process_time()
-            signal.setitimer(signal.ITIMER_PROF, LIMIT)
-            try:
-                answer = run()
-            except Exception as error:
-                answer = {"failed": f"{type(error).__name__}: {error}"}
-                answer["hopeless"] = isinstance(error, TimeoutError)
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            answer["seconds"] = time.process_time() - start
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-
-
-def _give_up(_number: int, _frame: object) -> NoReturn:
-    raise TimeoutError(f"not done within {LIMIT:g} s")
-
-
-if __name__ == "__main__":
-    _serve(ENTRIES[int(sys.argv[1])])

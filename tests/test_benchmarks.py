@@ -83,24 +83,65 @@ def test_unknown_rules_are_refused() -> None:
     assert "unknown rule 'sigprp' on digits; accepted: " in done.stderr
 
 
-def test_dynamics_without_peers_times_what_is_here(tmp_path: Path) -> None:
+def test_dynamics_times_what_is_here(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from benchmarks import dynamics;"
-        f"dynamics.RESULTS = Path({str(tmp_path)!r}); sys.exit(dynamics.main(sys.argv[1:]))"
+        f"dynamics.RESULTS = Path({str(tmp_path)!r});"
+        "dynamics.ENTRIES = [e for e in dynamics.ENTRIES if e.contestant == 'ctsigprop'];"
+        "sys.exit(dynamics.main(sys.argv[1:]))"
     )
     options = ["--rounds", "1", "--tasks", "fitzhugh_nagumo", "--json"]
     done = subprocess.run(
         [sys.executable, "-c", code, *options], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert lines[:2] == [
-        f"{peer} is skipped: no --peers PYTHON was given" for peer in ("PyCont-Lite", "BrainPy")
-    ]
-    (row,) = json.loads(lines[-1])
+    (row,) = json.loads(done.stdout.splitlines()[-1])
     assert json.loads((tmp_path / "dynamics.json").read_text()) == [row]
     assert (row["task"], row["contestant"]) == ("fitzhugh_nagumo", "ctsigprop")
     assert row["hopf_error"] < 1e-9
     assert row["cpu_seconds"] > 0
     assert (row["spread"], row["ratio"], row["rounds"]) == (0, 1, 1)
     assert {"version", "settings", "first_cpu_seconds", "note"} <= row.keys()
+
+
+SMALL = """
+import dataclasses as d, sys
+from pathlib import Path
+from benchmarks import works
+
+works.RESULTS = Path(sys.argv[1])
+work = works.WORKS["W1-100"]
+small = {**work.options, "size": 12, "end": 1.0}
+works.WORKS.clear()
+peers = ["torchdiffeq", "absent"]
+works.WORKS["W1-100"] = d.replace(work, options=small, ours=["floor"], peers=peers)
+sys.exit(works.main(sys.argv[2:]))
+"""
+
+
+def test_works_tell_ratios_errors_and_times(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SMALL, str(tmp_path), "W1", "--rounds", "1", "--json"],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout.splitlines()[-1])
+    assert [row["work"] for row in rows] == ["W1-100"]
+    assert json.loads((tmp_path / "works.json").read_text()) == rows
+    assert (tmp_path / "works.png").stat().st_size > 10_000
+    (row,) = rows
+    ours = row["cpu_ms"].pop("ctsigprop")
+    assert row["ratios"].keys() == row["cpu_ms"].keys() == {"floor", "torchdiffeq"}
+    for who, ms in row["cpu_ms"].items():
+        assert row["ratios"][who] == pytest.approx(ms / ours, rel=0.01, abs=1e-3)
+    assert row["errors"].keys() == {"ctsigprop", "torchdiffeq"}
+    assert 0 < max(row["errors"].values()) < 1e-3
+    assert "no attribute 'absent'" in row["skipped"]["absent"]
+
+
+def test_unknown_works_are_refused() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "W7"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 2
+    assert "unknown work 'W7'; accepted: W1, W2, W3, W5, W1-1000" in done.stderr

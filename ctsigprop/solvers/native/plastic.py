@@ -243,6 +243,7 @@ class _Adaptive:
         problem = self.problem
         problem.recorder.row(0, problem.y0)
         statistics = problem.recorder.statistics
+        statistics.native = True
         statistics.low_rank = tuple(w.w.name for w in self.schedule.weights)
         counted = True
         try:

@@ -176,7 +176,7 @@ class Schedule:
         self.atol_of_weights = tape.space(len(self.weights))
         self.times = tape.space(s)
         self.sizes = [tape.space(3) for _ in self.weights]
-        self.sizes_after = [tape.space(3) for _ in self.weights]
+        self.sizes_after = [[tape.space(3) for _ in self.weights] for _ in range(self.steps)]
 
     @property
     def coefficients(self) -> NDArray[np.float64]:
@@ -231,7 +231,8 @@ class Schedule:
             self._enter_folded(self._last())
             self.refold = self._close()
         for cells, (place, y, active) in self._squared.items():
-            self._unfold(place, self.out, y, active)
+            # the state that a step begins with is zero in the columns that are free
+            self._unfold(place, self.out, y, place.columns if y == self.now else active)
             n = place.w.post * place.w.pre
             self._emit(ops.DOT, cells, self.out, self.out, n)
             self._emit(ops.FILL, cells + 1, 0, 0, 2)
@@ -472,9 +473,11 @@ class Schedule:
                 self._emit(ops.COPY, CLOCK, self.times + i, 0, 1)
             self._field(self.end, self._slope(i), block, start + s)
         self._combine(self.errors, -1, self.e, s, start + s)
-        for w, cell in zip(self.weights, self.sizes_after, strict=True):
+        for w, cell in zip(self.weights, self.sizes_after[phase], strict=True):
             self._square(w, self.end, self._active(w, start + s - 1), cell)
-        norm = self._norm(self.errors, self.now, self.end, self.sizes, self.sizes_after, start + s)
+        norm = self._norm(
+            self.errors, self.now, self.end, self.sizes, self.sizes_after[phase], start + s
+        )
         self.norms.append(norm)
         step = self._close()
         self._combine(self.inside, self.now, self.weights_inside, s, start + s)
@@ -529,13 +532,13 @@ class Schedule:
                 if after > before:
                     at = self._slope(0) + w.m + before * w.w.moving
                     self._emit(ops.FILL, at, 0, 0, (after - before) * w.w.moving)
-            self._keep_sizes()
+            self._keep_sizes(phase - 1)
         else:
             self._enter_folded(self._last())
         return self._close()
 
-    def _keep_sizes(self) -> None:
-        for before, after in zip(self.sizes, self.sizes_after, strict=True):
+    def _keep_sizes(self, phase: int) -> None:
+        for before, after in zip(self.sizes, self.sizes_after[phase], strict=True):
             self._emit(ops.COPY, before, after, 0, 3)
 
     def _enter_folded(self, blocks: int) -> None:
@@ -561,4 +564,4 @@ class Schedule:
                 self._emit(ops.COPY, place.f + column * w.staying, stays.place, 0, w.staying)
                 if self.measured:
                     self._tables(place, column)
-        self._keep_sizes()
+        self._keep_sizes(-1)

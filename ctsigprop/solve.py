@@ -28,6 +28,7 @@ from ctsigprop.solution import Solution
 from ctsigprop.solvers.base import Layout, Problem, Recorder, Solver, State
 from ctsigprop.solvers.events import Event
 from ctsigprop.solvers.explicit.adaptive import Embedded, Tsit5
+from ctsigprop.solvers.explicit.fixed import FixedRungeKutta
 from ctsigprop.solvers.history import History
 from ctsigprop.solvers.impulses import Impulse, integrate_between
 from ctsigprop.system import System
@@ -254,7 +255,8 @@ def rerun(tree: DataTree, system: System | None = None) -> Solution:
             assign=True,  # the types too, of a system that was moved
         )
     solver = build(recipe["solver"], arrays)
-    if isinstance(solver, Embedded) and not tree.attrs["statistics"].get("native", False):
+    native = tree.attrs["statistics"].get("native", False)
+    if isinstance(solver, Embedded | FixedRungeKutta) and not native:
         solver = solver.with_options(native=False)  # as it was: its gradients are not wanted now
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe["threads"])

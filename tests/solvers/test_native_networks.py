@@ -100,6 +100,16 @@ SOLVERS = [
 ]
 
 
+EQUAL = [
+    ct.RK4(dt=0.1),
+    ct.Heun(dt=0.05),
+    ct.Midpoint(dt=0.05),
+    ct.Euler(dt=0.05),
+    ct.Tsit5(dt=0.2),
+    ct.BogackiShampine(dt=0.1),
+]
+
+
 def compare(system, t=T, y0=None, solver=None, tol=1e-8, **options):
     """Run the kernel with factors and without, and the dense path in torch."""
     solver = solver or ct.Tsit5(rtol=1e-6)
@@ -123,7 +133,9 @@ def compare(system, t=T, y0=None, solver=None, tol=1e-8, **options):
             assert fast.states[name].dtype == value.dtype
             scale = float(value.abs().max())
             apart = float((fast.states[name] - value).abs().max())
-            assert apart <= (tol if same else 100 * solver.rtol) * max(scale, 1e-3), name
+            assert apart <= (tol if same else 100 * getattr(solver, "rtol", 0.0)) * max(
+                scale, 1e-3
+            ), name
     assert runs[1].statistics.low_rank == ()
     return runs[0]
 
@@ -149,6 +161,33 @@ def test_weights_between_neurons(name, solver):
     """Columns of factors for every stage, and W_0 written when they are full."""
     run = compare(recurrent(RULES[name]()), [0.0, 1.0, 2.5, 20.0], solver=solver)
     assert run.statistics.low_rank == ("W_y_y",)
+
+
+@pytest.mark.parametrize("batch", [0, 3], ids=["one", "shared by a batch"])
+@pytest.mark.parametrize("solver", EQUAL, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("name", ["oja", "column decay", "two products", "time", "soft bounds"])
+def test_equal_steps(name, solver, batch):
+    rule = (RULES | ENTRY_BY_ENTRY)[name]()
+    run = compare(network(rule, batch=batch), solver=solver, tol=1e-11)
+    assert (run.statistics.low_rank == ()) == (name == "soft bounds")
+    if not batch:
+        compare(recurrent(rule), [0.0, 2.5, 9.0], solver=solver, tol=1e-11)
+        compare(network(rule), [1.0, 0.3, 0.0], solver=solver, tol=1e-11)
+
+
+def test_equal_steps_that_go_wrong_end_as_in_torch():
+    system = layer(ct.leaky_integrator("y", 6), text("dw/dt = x*y**3"))
+    errors = []
+    for native in (True, False):
+        with pytest.raises(ct.IntegrationError) as caught:
+            ct.solve(system, {}, [0.0, 1.0, 500.0], solver=ct.RK4(dt=0.01, native=native))
+        errors.append(caught.value)
+    assert str(errors[0]) == str(errors[1])
+    counts = [(e.partial.statistics.steps, e.partial.statistics.evaluations) for e in errors]
+    assert counts[0] == counts[1]
+    assert not errors[0].partial.statistics.native
+    with pytest.raises(ct.IntegrationError, match="10000 steps of dt, and max_steps=50"):
+        ct.solve(system, {}, [0.0, 100.0], solver=ct.RK4(dt=0.01, max_steps=50))
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)

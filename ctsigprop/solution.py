@@ -272,7 +272,8 @@ def provenance(run: Solution) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _versions(system: System) -> list[tuple[int, int]]:
     """Return what changes when a parameter or a buffer does."""
-    return [(id(x), x._version) for x in system.tensors()]
+    parameters, buffers = system.numbers()
+    return [(id(x), x._version) for x in (*parameters, *buffers)]
 
 
 def root_attributes(title: str) -> dict[str, Any]:

@@ -27,7 +27,8 @@ from ctsigprop.signals import Signal
 from ctsigprop.solution import Solution
 from ctsigprop.solvers.base import Layout, Problem, Recorder, Solver, State, unheard
 from ctsigprop.solvers.events import Event
-from ctsigprop.solvers.explicit.adaptive import Tsit5
+from ctsigprop.solvers.explicit.adaptive import Embedded, Tsit5
+from ctsigprop.solvers.explicit.fixed import FixedRungeKutta
 from ctsigprop.solvers.history import History
 from ctsigprop.solvers.impulses import Impulse, integrate_between
 from ctsigprop.system import System
@@ -253,6 +254,10 @@ def rerun(tree: DataTree, system: System | None = None) -> Solution:
             {k.removeprefix("state."): v for k, v in arrays.items() if k.startswith("state.")},
             assign=True,  # the types too, of a system that was moved
         )
+    solver = build(recipe["solver"], arrays)
+    native = tree.attrs["statistics"].get("native", False)
+    if isinstance(solver, Embedded | FixedRungeKutta) and not native:
+        solver = solver.with_options(native=False)  # as it was: its gradients are not wanted now
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe["threads"])
     try:
@@ -261,7 +266,7 @@ def rerun(tree: DataTree, system: System | None = None) -> Solution:
                 again,
                 build(recipe["y0"], arrays),
                 build(recipe["t"], arrays),
-                solver=build(recipe["solver"], arrays),
+                solver=solver,
                 inputs=build(recipe["inputs"], arrays),
             )
     finally:

@@ -16,6 +16,7 @@ __all__ = [
     "Interval",
     "Stops",
     "clocks",
+    "edges",
     "grid",
     "intervals",
     "landings",
@@ -93,6 +94,18 @@ def _interval(start: Tensor, stop: Tensor, dt: float, row: int | None, jump: boo
     # a length that is a whole number of steps but for rounding takes that number
     steps = math.ceil(abs(float((stop - start).detach())) / dt * (1 - 1e-9))
     return Interval(start, stop, max(1, steps), row, jump)
+
+
+def edges(stretches: list[Interval]) -> list[tuple[float, float]]:
+    """Between which times the field may be evaluated: it is continuous on [jump, next jump)."""
+    found: list[tuple[float, float]] = []
+    first = 0
+    for i, stretch in enumerate(stretches):
+        if stretch.jump or i == len(stretches) - 1:
+            low, high = sorted([float(stretches[first].start), float(stretch.stop)])
+            found += [(low, math.nextafter(high, -math.inf))] * (i + 1 - first)
+            first = i + 1
+    return found
 
 
 def require_steps(steps: int, max_steps: int, start: float) -> None:

@@ -22,8 +22,9 @@ from ctsigprop.solvers.explicit.tableaus import EULER, HEUN, MIDPOINT, Tableau
 from ctsigprop.solvers.explicit.tableaus import RK4 as CLASSICAL
 from ctsigprop.solvers.failures import diverged
 from ctsigprop.solvers.inplace import Net
+from ctsigprop.solvers.native.paths import run_native
 from ctsigprop.solvers.options import TAPE, check_max_steps, check_positive, check_tape
-from ctsigprop.solvers.stops import Interval, clocks, grid, intervals, require_steps
+from ctsigprop.solvers.stops import clocks, edges, grid, intervals, require_steps
 
 __all__ = ["RK4", "Euler", "ExponentialEuler", "Heun", "Midpoint", "run_fixed"]
 
@@ -73,7 +74,7 @@ class FixedStep(Solver):
 class FixedRungeKutta(FixedStep):
     """A Runge-Kutta method of fixed step.
 
-    Options and errors are those of `FixedStep`, and one more.
+    Options and errors are those of `FixedStep`, and two more.
 
     Parameters
     ----------
@@ -81,14 +82,19 @@ class FixedRungeKutta(FixedStep):
         As in `FixedStep`.
     low_rank : bool, optional
         Whether large weights are stepped by their factors, as in `Tsit5`.
+    native : bool or None, optional
+        Whether a kernel compiled from the text of the equations takes the steps, as in `Tsit5`.
     """
 
     low_rank: bool = True
+    native: bool | None = None
 
     tableau: ClassVar[Tableau]
 
     def integrate(self, problem: Problem) -> Callable[[Tensor], State] | None:
         """Fill ``problem.recorder``; return the interpolant where one was asked for."""
+        if self.native is not False and run_native(problem, self):
+            return None
         return run_fixed(problem, self.tableau, self.dt, self.max_steps, self.low_rank, self.tape)
 
 
@@ -102,7 +108,7 @@ class Euler(FixedRungeKutta):
     Examples
     --------
     >>> Euler(dt=0.1)
-    Euler(dt=0.1, max_steps=100000, tape=1024.0, low_rank=True)
+    Euler(dt=0.1, max_steps=100000, tape=1024.0, low_rank=True, native=None)
     """
 
     tableau: ClassVar[Tableau] = EULER
@@ -150,7 +156,7 @@ class RK4(FixedRungeKutta):
     Examples
     --------
     >>> RK4(dt=0.1, max_steps=10).with_options(dt=0.2)
-    RK4(dt=0.2, max_steps=10, tape=1024.0, low_rank=True)
+    RK4(dt=0.2, max_steps=10, tape=1024.0, low_rank=True, native=None)
 
     Notes
     -----
@@ -259,10 +265,10 @@ def _run(
     t, jumps = clocks(problem)
     stretches = list(intervals(t, jumps, dt))
     require_steps(sum(s.steps for s in stretches), max_steps, float(t[0]))
-    edges = _edges(stretches)
+    ends = edges(stretches)
     checkpoints = Checkpoints(problem, tape)
     places = torch.tensor([*nodes, 1.0], dtype=torch.float64)
-    for stretch, (low, high) in zip(stretches, edges, strict=True):
+    for stretch, (low, high) in zip(stretches, ends, strict=True):
         start, stop = float(stretch.start), float(stretch.stop)
         h = (stop - start) / stretch.steps
         net = held.net(low, high, state) if held is not None else None
@@ -315,18 +321,6 @@ def _in_place(problem: Problem, net: Net, ends: Tensor, state: State, h: float) 
 
     net.march(h, len(ends), tell)
     return {**state, **net.state()}
-
-
-def _edges(stretches: list[Interval]) -> list[tuple[float, float]]:
-    """Between which times the field may be evaluated: it is continuous on [jump, next jump)."""
-    edges: list[tuple[float, float]] = []
-    first = 0
-    for i, stretch in enumerate(stretches):
-        if stretch.jump or i == len(stretches) - 1:
-            low, high = sorted([float(stretches[first].start), float(stretch.stop)])
-            edges += [(low, math.nextafter(high, -math.inf))] * (i + 1 - first)
-            first = i + 1
-    return edges
 
 
 def _slope(problem: Problem, t: Tensor, state: State) -> State:

@@ -8,76 +8,25 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ctsigprop.models.inputs import Input, LearningSignal
+from ctsigprop.models.inputs import Input
 from ctsigprop.models.neurons import TextNeuron
 from ctsigprop.models.plasticity import TextPlasticity
 from ctsigprop.models.synapses import Synapse
-from ctsigprop.signals import Constant, Held, Noise, Pulse, Signal
+from ctsigprop.signals import Signal
 from ctsigprop.solvers.native import machine as ops
+from ctsigprop.solvers.native.qualified import require_text
 from ctsigprop.solvers.native.rules import Rule, names_in_code
 from ctsigprop.solvers.native.tape import RATE, STATE, Names, Tape, UnfitError, Value
+from ctsigprop.solvers.native.weights import Lazy, Variable, Weights
 from ctsigprop.terms import Source
 
 if TYPE_CHECKING:
     from ctsigprop.solvers.base import Layout
     from ctsigprop.system import System
 
-__all__ = ["Lazy", "Network", "Variable", "Weights"]
-
-HELD = (Constant, Held, Noise, Pulse)
-"""Signals that do not move between their jumps."""
-
-
-@dataclass(frozen=True)
-class Variable:
-    """A variable that is stepped as it is: its place in the state, its length, its kind."""
-
-    name: str
-    place: int
-    n: int
-    matrix: bool
-
-
-@dataclass
-class Weights:
-    """A matrix of weights that is stepped by its factors (`explicit.structured`).
-
-    `moving` is the length of d and of the columns of M, `staying` that of the columns of F. Columns
-    of F that are held between jumps are needed once, others once for each stage.
-    """
-
-    name: str
-    post: int
-    pre: int
-    by_row: bool
-    held: list[tuple[Value, Value]] = field(default_factory=list)  # moving and staying factors
-    new: list[tuple[Value, Value]] = field(default_factory=list)
-    decay: Value | None = None
-    known: Value | None = None  # W_0 times the new columns, where the currents took it
-    drives: list[tuple[Value, int]] = field(default_factory=list)  # held x, and where W_0 x goes
-
-    @property
-    def moving(self) -> int:
-        """The length of d."""
-        return self.post if self.by_row else self.pre
-
-    @property
-    def staying(self) -> int:
-        """The length of the columns that stay."""
-        return self.pre if self.by_row else self.post
-
-
-@dataclass(frozen=True)
-class Lazy:
-    """An instruction that depends on the columns in use: W x, or the factors of the rules."""
-
-    weights: Weights
-    x: Value | None = None
-    d: int = 0
-    u: int = 0
+__all__ = ["Network"]
 
 
 class Network:
@@ -128,7 +77,7 @@ class Network:
         self.sources: list[tuple[int, int, int, Source]] = []
         self.gates: list[tuple[int, int, Signal, bool]] = []
         self._read: dict[tuple[Any, ...], Value] = {}
-        self._require_text()
+        require_text(system, layout, given)
         lazy = {s.name: self._lazily(s) for s in self._learning()} if low_rank else {}
         self._place_state({name for name, weights in lazy.items() if weights is not None})
         self.by_name = {name: w for name, w in lazy.items() if w is not None}
@@ -146,46 +95,6 @@ class Network:
                 if synapse.plasticity:
                     self._learn(synapse)
         del self.system, self.given  # a network is kept for as long as its system
-
-    # what qualifies
-
-    def _require_text(self) -> None:
-        for neuron in self.system.neurons:
-            if type(neuron) is not TextNeuron:
-                raise UnfitError(f"population '{neuron.name}' is no TextNeuron")
-        for population in self.system.populations.values():
-            if population.size == 0:
-                raise UnfitError(f"population '{population.name}' is empty")
-        for source in self.system.sources:
-            self._require_held(self._signal(source), f"source '{source.name}'")
-        for current in self.system.currents:
-            if type(current) not in (Synapse, Input, LearningSignal):
-                raise UnfitError(f"current '{current.name}' is no Synapse, Input or LearningSignal")
-            if isinstance(current, LearningSignal) and current.gate is not None:
-                self._require_held(current.gate, f"the gate of '{current.name}'")
-            if isinstance(current, Synapse):
-                for rule in current.plasticity:
-                    if type(rule) is not TextPlasticity:
-                        raise UnfitError(f"a rule of '{current.name}' is no TextPlasticity")
-                    for signal in (rule.gate, rule.modulator):
-                        if isinstance(signal, Signal):
-                            self._require_held(signal, f"a gate or modulator of '{current.name}'")
-        for name, shape in self.layout.shapes.items():
-            own = self.layout.dims[name]
-            if len(own) == 2 and self.samples > 1 and len(shape) > 2:
-                raise UnfitError(
-                    f"every sample of the batch has weights or stages '{name}' of its own"
-                )
-
-    def _signal(self, source: Source) -> Signal:
-        signal = self.given.get(source.name, source.signal)
-        if signal is None:
-            raise UnfitError(f"source '{source.name}' has no signal")
-        return signal
-
-    def _require_held(self, signal: Signal, what: str) -> None:
-        if type(signal) not in HELD:
-            raise UnfitError(f"{what} moves between jumps: it is a {type(signal).__name__}")
 
     def _learning(self) -> list[Synapse]:
         return [s for s in self.system.currents if isinstance(s, Synapse) and s.plasticity]

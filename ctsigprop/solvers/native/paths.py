@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ctsigprop.solvers.base import Problem
 from ctsigprop.solvers.native.compiled import available
-from ctsigprop.solvers.native.lanes import ensemble
+from ctsigprop.solvers.native.lanes import TROUBLE, ensemble
 from ctsigprop.system import System
 
 if TYPE_CHECKING:
     from ctsigprop.solvers.explicit.adaptive import Embedded
+    from ctsigprop.solvers.explicit.fixed import FixedRungeKutta
 
 __all__ = ["PATHS", "run_native"]
 
 
-def _plastic(problem: Problem, solver: Embedded) -> str:
+def _plastic(problem: Problem, solver: Embedded | FixedRungeKutta) -> str:
     from ctsigprop.solvers.native.plastic import plastic  # many modules, needed by few runs
 
     return plastic(problem, solver)
 
 
-PATHS: tuple[Callable[[Problem, Embedded], str], ...] = (ensemble, _plastic)
+PATHS: tuple[Callable[[Problem, Any], str], ...] = (_plastic, ensemble)
 """Each integrates the problem and returns "", or leaves it as it is and returns the reason."""
 
 
-def run_native(problem: Problem, solver: Embedded) -> bool:
+def run_native(problem: Problem, solver: Embedded | FixedRungeKutta) -> bool:
     """Integrate a problem natively where that is possible and pays; tell whether it was.
+
+    A run that met trouble is begun again by the solver in torch, which says what the trouble is.
 
     Raises
     ------
@@ -43,6 +46,8 @@ def run_native(problem: Problem, solver: Embedded) -> bool:
             if not reason:
                 problem.recorder.statistics.native = True
                 return True
+            if reason == TROUBLE:
+                return False
             reasons.append(reason)
     if solver.native:
         raise ValueError(f"native=True is not possible here: {'; '.join(reasons)}")

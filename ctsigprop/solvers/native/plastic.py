@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Mapping
-from functools import cache
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, final
+from typing import TYPE_CHECKING, Any, final
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -17,26 +14,26 @@ import torch
 from ctsigprop.models.synapses import Synapse
 from ctsigprop.solvers.base import Problem
 from ctsigprop.solvers.explicit import control as control_
+from ctsigprop.solvers.explicit.adaptive import Embedded
 from ctsigprop.solvers.explicit.control import Control
 from ctsigprop.solvers.explicit.march import EVERY, ROUNDINGS, STRETCH, March
 from ctsigprop.solvers.explicit.onestep import RungeKutta
 from ctsigprop.solvers.explicit.structured import CANCELLED
 from ctsigprop.solvers.explicit.tableaus import Tableau
-from ctsigprop.solvers.native import machine
-from ctsigprop.solvers.native.compiled import Kernel, compiled
+from ctsigprop.solvers.native.equal import equal_steps
+from ctsigprop.solvers.native.memory import LETTERS, Memory
 from ctsigprop.solvers.native.networks import Network
 from ctsigprop.solvers.native.schedule import (
     REFOLD,
     Norm,
     Phase,
-    Range,
     Schedule,
 )
 from ctsigprop.solvers.native.tape import CLOCK, RTOL, UnfitError
 from ctsigprop.solvers.stops import landings
 
 if TYPE_CHECKING:
-    from ctsigprop.solvers.explicit.adaptive import Embedded
+    from ctsigprop.solvers.explicit.fixed import FixedRungeKutta
     from ctsigprop.system import System
 
 __all__ = ["plastic"]
@@ -44,28 +41,29 @@ __all__ = ["plastic"]
 LARGEST = 4_000_000
 """Numbers in a state above which the torch path is no slower."""
 
-_LETTERS = {torch.float64: "p", torch.float32: "f"}
 _SCHEDULES: WeakKeyDictionary[System, dict[Any, Schedule | str]] = WeakKeyDictionary()
 
 
-def plastic(problem: Problem, solver: Embedded) -> str:
-    """Integrate a network of one sample, adaptively; or return why not.
+def plastic(problem: Problem, solver: Embedded | FixedRungeKutta) -> str:
+    """Integrate a network of one sample; or return why not.
 
     The network is of neurons and plasticity written as text; its sources and gates are held
     between their jumps. A batch that shares the weights that learn is one sample.
     """
     layout, system = problem.layout, problem.system
     dtype = next(iter(problem.y0.values())).dtype
-    if solver.dt is not None:
-        return "the steps are fixed"
     if layout.samples != 1 or problem.t.dim() > 1:
         return "there is more than one sample"
     if solver.native is None and not any(current.variables for current in system.currents):
         return "no weights learn"
     if layout.size > LARGEST:
         return f"the state has more than {LARGEST:,} numbers"
-    if dtype not in _LETTERS:
+    if dtype not in LETTERS:
         return f"the state is of {dtype}"
+    if solver.dt is not None:
+        found = _scheduled(problem, solver.tableau, solver.low_rank, False)
+        return found if isinstance(found, str) else equal_steps(problem, found, solver)
+    assert isinstance(solver, Embedded)
     least = control_.LEAST_RTOL * torch.finfo(dtype).eps
     names = set(layout.names)
     if 0 < solver.rtol < least or (isinstance(solver.atol, Mapping) and set(solver.atol) != names):
@@ -97,6 +95,7 @@ def _scheduled(
         tuple(layout.shapes.items()),
         layout.batch,
         tableau.c,
+        tableau.b,
         low_rank,
         measured,
         tuple(map(type, signals)),
@@ -112,105 +111,13 @@ def _scheduled(
     return known[key]
 
 
-@cache
-def _kernel(letter: str) -> Kernel:
-    source = Path(str(machine.__file__)).read_text(encoding="utf-8")
-    source = source.replace("from __future__ import annotations\n", "")
-    return compiled(source, "run", f"{letter}qiii", ("contract", "reassoc"))
-
-
-class _Machine:
-    """The memory of a run, and what calls the kernel on it."""
-
-    def __init__(self, problem: Problem, schedule: Schedule) -> None:
-        self.problem, self.schedule = problem, schedule
-        self.network = network = schedule.network
-        dtype = next(iter(problem.y0.values())).dtype
-        self.dtype = torch.finfo(dtype)
-        kind = np.float64 if dtype == torch.float64 else np.float32
-        self.m = np.zeros(schedule.memory, dtype=kind)
-        self.cell: Any = memoryview(cast(Any, self.m))
-        self._result, self._error = ctypes.c_int64(), ctypes.c_void_p()
-        self._call = _kernel(_LETTERS[dtype]).call
-        self._where = (
-            ctypes.byref(self._result),
-            ctypes.byref(self._error),
-            self.m.ctypes.data,
-            schedule.code.ctypes.data,
-        )
-        tape = network.tape
-        for value, number in tape.constants:
-            self.m[value.place : value.place + value.n] = number
-        for place, samples, width, term, name in network.parameters:
-            given = getattr(term, name).detach().numpy()
-            self.m[place : place + samples * width].reshape(samples, width)[:] = given
-        for place, term in network.matrices:
-            w = term.weights({}) if isinstance(term, Synapse) else term.weight
-            if w.dim() != 2:
-                raise UnfitError(f"'{term.name}' has weights for each sample of a batch")
-            self.m[place : place + w.numel()] = w.detach().numpy().reshape(-1)
-        self._bounds()
-        lazy = {place.w.name: place for place in schedule.weights}
-        for name, factors in lazy.items():
-            flat = problem.y0[name].detach().numpy().reshape(-1)
-            self.m[factors.matrix : factors.matrix + flat.size] = flat
-            at = schedule.now + factors.d
-            self.m[at : at + factors.w.moving] = 1.0
-        for v in network.variables:
-            at = schedule.now + v.place
-            self.m[at : at + v.n] = problem.y0[v.name].detach().numpy().reshape(-1)
-
-    def call(self, part: Range, times: int = 1) -> None:
-        """Run a part of the instructions."""
-        if part[0] < part[1]:
-            self._call(*self._where, part[0], part[1], times)
-
-    def hold(self, t: float) -> None:
-        """Read the signals at a time, and take what depends on them alone."""
-        at = torch.tensor(t, dtype=torch.float64)
-        given = self.problem.inputs
-        for place, samples, width, source in self.network.sources:
-            signal = given.get(source.name, source.signal)
-            assert signal is not None
-            value = source.values(signal, at).detach().numpy()
-            if value.ndim > 1:
-                value = value.reshape(-1, width)
-            self.m[place : place + samples * width].reshape(samples, width)[:] = value
-        for place, n, signal, only_open in self.network.gates:
-            value = signal(at)
-            if value.dim():
-                raise UnfitError("a gate has one value for each sample")
-            level = float(value)
-            self.m[place : place + n] = float(level != 0.0) if only_open else level
-        self.call(self.schedule.settle)
-
-    def row(self, part: Range) -> torch.Tensor:
-        """Return the whole state that a part writes, packed."""
-        self.call(part)
-        out = self.schedule.out
-        return torch.from_numpy(self.m[out : out + self.schedule.full].copy()).reshape(1, -1)
-
-    def _bounds(self) -> None:
-        for place, n, synapse in self.network.masks:
-            assert synapse.mask is not None
-            self.m[place : place + n] = synapse.mask.numpy().reshape(-1)
-        for place, n, synapse in self.network.bounds:
-            low, high = self.m[place : place + n], self.m[place + n : place + 2 * n]
-            low[:], high[:] = synapse.bounds or (-math.inf, math.inf)
-            if synapse.sign is not None:
-                pre = synapse.initial.shape[-1]
-                positive = np.broadcast_to(synapse.sign.numpy() > 0, (n // pre, pre)).reshape(-1)
-                np.maximum(low, 0.0, out=low, where=positive)
-                np.minimum(high, 0.0, out=high, where=~positive)
-
-
 @final
 class _Adaptive:
     """A run with control of its error, of one sample."""
 
     def __init__(self, problem: Problem, schedule: Schedule, solver: Embedded) -> None:
         self.problem, self.schedule, self.solver = problem, schedule, solver
-        self.machine = _Machine(problem, schedule)
+        self.machine = Memory(problem, schedule)
         self.cell = cell = self.machine.cell
         cell[RTOL] = solver.rtol
         table, coefficients = schedule.table, schedule.coefficients
@@ -243,6 +150,7 @@ class _Adaptive:
         problem = self.problem
         problem.recorder.row(0, problem.y0)
         statistics = problem.recorder.statistics
+        statistics.native = True
         statistics.low_rank = tuple(w.w.name for w in self.schedule.weights)
         counted = True
         try:

@@ -13,7 +13,8 @@ from ctsigprop.solvers.native import machine as ops
 from ctsigprop.solvers.native.tape import RATE, STATE, Names, Value
 
 if TYPE_CHECKING:
-    from ctsigprop.solvers.native.networks import Network, Weights
+    from ctsigprop.solvers.native.networks import Network
+    from ctsigprop.solvers.native.weights import Weights
 
 __all__ = ["Rule", "names_in_code"]
 

@@ -54,13 +54,14 @@ def run_native(problem: Problem, solver: Embedded | FixedRungeKutta) -> bool:
     return False
 
 
-def _common(problem: Problem, solver: Embedded) -> list[str]:
+def _common(problem: Problem, solver: Embedded | FixedRungeKutta) -> list[str]:
     """Return what keeps every native path from a problem."""
     if not isinstance(problem.system, System):
         return ["it is no System"]
+    together = problem.layout.samples > 1 and getattr(solver, "together", False)
     found = {
         "numba is not installed: pip install ctsigprop[native]": not available(),
-        "a batch is to step together": solver.together and problem.layout.samples > 1,
+        "a batch is to step together": together,
         "gradients are wanted": torch.is_grad_enabled(),
         "there are events": bool(problem.events),
         "dense output is wanted": problem.dense,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -76,16 +77,28 @@ class OneStep(Protocol):
         """Return the state and the derivative that the next step begins with."""
 
 
+@cache
+def _coefficients(
+    tableau: Tableau, dtype: torch.dtype, device: torch.device
+) -> tuple[list[Tensor], Tensor | None, Tensor, Tensor]:
+    """Return the rows, the weights of the error, the nodes and the interpolant as tensors."""
+    with torch.inference_mode(False):  # they outlive the run
+        rows = [torch.tensor(row, dtype=dtype, device=device) for row in tableau.a]
+        error = None
+        if tableau.error is not None:
+            error = torch.tensor(tableau.error, dtype=dtype, device=device)
+        nodes = torch.tensor(tableau.c, dtype=torch.float64, device=device)[:, None]
+        dense = torch.tensor(tableau.dense, dtype=torch.float64, device=device)
+    return rows, error, nodes, dense
+
+
 class RungeKutta:
     """A Runge-Kutta method with its coefficients beside the state, in its type."""
 
     def __init__(self, tableau: Tableau, like: Tensor) -> None:
-        tableau = tableau.closed()
-        self.tableau = tableau
-        self.rows = [like.new_tensor(row) for row in tableau.a]
-        self.error = None if tableau.error is None else like.new_tensor(tableau.error)
-        self.nodes = torch.tensor(tableau.c, dtype=torch.float64, device=like.device)[:, None]
-        self.dense = torch.tensor(tableau.dense, dtype=torch.float64, device=like.device)
+        self.tableau = tableau.closed()
+        found = _coefficients(self.tableau, like.dtype, like.device)
+        self.rows, self.error, self.nodes, self.dense = found
 
     def __call__(
         self, derivative: Derivative, times: Tensor, t: Tensor, y: Tensor, f: Tensor, h: Tensor

@@ -14,7 +14,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-INLINE = {"error_model": "numpy", "fastmath": {"contract", "arcp"}, "forceinline": True}
+INLINE = {"error_model": "numpy", "fastmath": {"contract", "arcp"}, "forceinline": True,
+          "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False}
 MAGIC = 6755399441055744.0  # 1.5 * 2**52: adding it rounds to an integer, kept in the low bits
 
 

@@ -29,7 +29,7 @@ from ctsigprop.solvers.native.visits import KERNEL, VISITS
 
 __all__ = ["ARGUMENTS", "FAILED", "FINISHED", "LANES", "Memory", "Part", "kernel_source"]
 
-LANES = 16
+LANES = 64
 """How many orbits are stepped together."""
 
 FINISHED, FAILED = 1, 2
@@ -47,7 +47,7 @@ PER_LANE = ("sample", "row", "pointer", "began", "extra", "in_use")
 OPTIONS = ("direction", "first_step", "rtol")
 FLOATS = (
     *("t", "h", "target", "low", "high", "recent", "retried", "rejected", "missed", "due"),
-    *("least", "size", "before", "attend", "accepted"),
+    *("least", "size", "landing", "before", "attend", "accepted"),
 )
 
 
@@ -80,6 +80,7 @@ class Memory:
         """Return the memory for a system of so many variables and signals."""
         names = [f"y{c}" for c in range(size)]
         names += [f"o{c}" for c in range(size)]  # the state before the last step
+        names += [f"e{c}" for c in range(size)]  # and after it
         names += [f"k{s}_{c}" for s in range(stages) for c in range(size)]
         names += [f"f{c}" for c in range(size)]
         names += [f"a{j}" for j in range(channels)]
@@ -136,62 +137,38 @@ class _Source:
         return "\n\n\n".join([*parts, VISITS, self._kernel()]) + "\n"
 
     def _field(self) -> str:
+        """Write the derivative, and the evaluation of it for one lane."""
         names = ["t", *(f"y{c}" for c in range(self.size)), *self.args, *self.params]
-        body = [*self.scalars.lines, f"return ({', '.join(self.scalars.results)},)"]
-        at_lane = [f"w[W_Y + {c} * LANES + k]" for c in range(self.size)]
-        moved = [f"w[W_O + {c} * LANES + k]" for c in range(self.size)]
-        held = [f"w[W_A + {j} * LANES + k]" for j in range(self.channels)]
-        given = [f"parameters[{k}]" for k in range(len(self.params))]
-        return "\n".join(
-            [
-                "@njit(**INLINE)",
-                f"def field({', '.join(names)}):",
-                *(f"    {line}" for line in body),
-                "\n",
-                "@njit(**PLAIN)",
-                "def slope(w, parameters, k, t, state, out):",
-                "    t = clip(t, w[W_LOW + k], w[W_HIGH + k])",
-                "    if state == W_Y:",
-                f"        f = field({', '.join(['t', *at_lane, *held, *given])})",
-                "    else:",
-                f"        f = field({', '.join(['t', *moved, *held, *given])})",
-                "    finite = True",
-                *(
-                    line
-                    for c in range(self.size)
-                    for line in (
-                        f"    w[out + {c} * LANES + k] = f[{c}]",
-                        f"    finite = finite and abs(f[{c}]) < math.inf",
-                    )
-                ),
-                "    return finite",
-            ]
-        )
+        given = ["t", *(f"w[{self.at[f'o{c}']} + k]" for c in range(self.size))]
+        given += [f"w[{self.at[f'a{j}']} + k]" for j in range(self.channels)]
+        given += [f"parameters[{k}]" for k in range(len(self.params))]
+        lines = ["@njit(**INLINE)", f"def field({', '.join(names)}):"]
+        lines += [f"    {line}" for line in self.scalars.lines]
+        lines += [f"    return ({', '.join(self.scalars.results)},)", "\n"]
+        lines += ["@njit(**PLAIN)", "def slope(w, parameters, k, t, out):"]
+        lines += ["    t = clip(t, w[W_LOW + k], w[W_HIGH + k])"]
+        lines += [f"    f = field({', '.join(given)})", "    size = 0.0", "    out += k"]
+        for c in range(self.size):
+            lines += [f"    w[out + {c * LANES}] = f[{c}]", f"    size += abs(f[{c}])"]
+        return "\n".join([*lines, "    return size < math.inf"])
 
     def _norm(self) -> str:
         """Write the norm of one lane's numbers, measured by its state."""
-        lines = [
-            "@njit(**PLAIN)",
-            "def norm(w, atol, rtol, k, values, less):",
-            "    largest = 0.0",
-        ]
+        lines = ["@njit(**PLAIN)", "def norm(w, atol, rtol, k, values):"]
+        lines += ["    largest = 0.0", "    values += k"]
         for part in self.parts:
             components = range(part.start, part.stop)
+            sizes = {c: f"abs(w[{self.at[f'y{c}']} + k])" for c in components}
             if part.matrix:
-                squares = " + ".join(f"w[W_Y + {c} * LANES + k] ** 2" for c in components)
-                lines.append(f"    whole = math.sqrt(({squares}) / {len(components)})")
-            terms = []
-            for c in components:
-                size = "whole" if part.matrix else f"abs(w[W_Y + {c} * LANES + k])"
-                lines += [
-                    f"    v = w[values + {c} * LANES + k]",
-                    f"    v = v - w[W_F + {c} * LANES + k] if less else v",
-                    f"    q{c} = v / ({size} * rtol + atol[{c}])",
-                ]
-                terms.append(f"q{c} * q{c}")
-            lines.append(f"    mean = ({' + '.join(terms)}) / {len(components)}")
-            lines.append("    largest = largest if largest >= mean else mean")
-        return "\n".join([*lines, "    return math.sqrt(largest)"])
+                squares = " + ".join(f"{size} * {size}" for size in sizes.values())
+                lines.append(f"    whole = sqrt(({squares}) / {len(components)})")
+                sizes = dict.fromkeys(components, "whole")
+            for c, size in sizes.items():
+                value = f"w[values + {c * LANES}]"
+                lines.append(f"    q{c} = {value} / ({size} * rtol + atol[{c}])")
+            total = " + ".join(f"q{c} * q{c}" for c in components)
+            lines.append(f"    largest = max(largest, ({total}) / {len(components)})")
+        return "\n".join([*lines, "    return sqrt(largest)"])
 
     def _inside(self) -> str:
         """Write the interpolant of one lane's last step at one of its shares."""
@@ -212,7 +189,7 @@ class _Source:
         for c in range(self.size):
             total = " + ".join(f"b{s} * w[{self.at[f'k{s}_{c}']} + k]" for s in weights)
             lines.append(
-                f"    out[place + {c}] = w[W_O + {c} * LANES + k] + size * ({total or '0.0'})"
+                f"    out[place + {c}] = w[{self.at[f'o{c}']} + k] + size * ({total or '0.0'})"
             )
         return "\n".join(lines)
 
@@ -220,52 +197,77 @@ class _Source:
         load = [f"{name} = parameters[{k}]" for k, name in enumerate(self.params)]
         load += [f"atol_{c} = atol[{c}]" for c in range(self.size)]
         text = KERNEL.replace("# parameters", "\n    ".join(load))
-        return text.replace("# step", "\n        ".join(self._step()))
+        return text.replace("# step", "\n    ".join(self._step()))
 
     def _step(self) -> list[str]:
-        """Write what happens to every lane in a turn."""
-        at, tableau = self.at, self.tableau
-        components = range(self.size)
-        lines = [f"y{c} = w[{at[f'y{c}']} + k]" for c in components]
-        lines += [f"k0_{c} = w[{at[f'f{c}']} + k]" for c in components]
-        lines += [f"a{j} = w[{at[f'a{j}']} + k]" for j in range(self.channels)]
-        lines += [
-            *(f"{name} = w[W_{name.upper()} + k]" for name in _LOADED),
-            "remaining = target - t",
-            f"landing = h * {STRETCH!r} >= abs(remaining)",
-            "size = remaining if landing else h * direction",
-            "length = abs(size)",
+        """Write what happens to every lane in a turn, as one loop after the other.
+
+        A stage waits for the one before it; with a loop for each, the processor has those of the
+        other lanes to do meanwhile.
+        """
+        loops = [[*self._load("t", "h", "target"), *_SIZE.strip().splitlines()]]
+        loops += [self._stage(s) for s in range(1, self.stages)]
+        loops.append([*self._error(), *_CONTROL.strip().splitlines(), *self._accept()])
+        return [
+            line
+            for loop in loops
+            for line in ("for k in range(LANES):", *(f"    {one}" for one in loop))
         ]
+
+    def _load(self, *names: str) -> list[str]:
+        return [f"{name} = w[W_{name.upper()} + k]" for name in names]
+
+    def _numbers(self, name: str, slot: str) -> list[str]:
+        return [f"{name}{c} = w[{self.at[f'{slot}{c}']} + k]" for c in range(self.size)]
+
+    def _stages(self, weights: Sequence[float], c: int) -> str:
+        """Write a sum over the stages of one component."""
+        terms = [f"{weight!r} * k{s}_{c}" for s, weight in enumerate(weights) if weight]
+        return " + ".join(terms) or "0.0"
+
+    def _used(self, weights: Sequence[float]) -> list[str]:
+        """Load the stages that a sum takes; the first is the derivative at the start."""
+        lines = []
+        for s, weight in enumerate(weights):
+            if weight:
+                lines += self._numbers(f"k{s}_", "f" if s == 0 else f"k{s}_")
+        return lines
+
+    def _stage(self, s: int) -> list[str]:
+        tableau, components = self.tableau, range(self.size)
+        lines = [*self._numbers("y", "y"), *self._used(tableau.a[s]), *self._load("size")]
+        lines += [f"a{j} = w[{self.at[f'a{j}']} + k]" for j in range(self.channels)]
+        lines += [f"z{c} = y{c} + size * ({self._stages(tableau.a[s], c)})" for c in components]
+        time = "0.0"
         if self.timed:
-            lines += ["low_t = w[W_LOW + k]", "high_t = w[W_HIGH + k]"]
-        for s in range(1, self.stages):
-            for c in components:
-                used = [(j, a) for j, a in enumerate(tableau.a[s]) if a]
-                total = " + ".join(f"{a!r} * k{j}_{c}" for j, a in used) or "0.0"
-                lines.append(f"z{c} = y{c} + size * ({total})")
-            time = "t"
-            if self.timed:
-                time = "now"
-                lines.append(f"now = clip(t + {tableau.c[s]!r} * size, low_t, high_t)")
-            given = ", ".join([time, *(f"z{c}" for c in components), *self.args, *self.params])
-            lines.append(f"({''.join(f'k{s}_{c}, ' for c in components)}) = field({given})")
-        lines += self._error()
-        lines += _CONTROL.strip().splitlines()
-        last = self.stages - 1
-        for c in components:
+            time = "now"
+            lines += self._load("t", "low", "high")
+            lines.append(f"now = clip(t + {tableau.c[s]!r} * size, low, high)")
+        given = ", ".join([time, *(f"z{c}" for c in components), *self.args, *self.params])
+        lines.append(f"({''.join(f'k{s}_{c}, ' for c in components)}) = field({given})")
+        lines += [f"w[{self.at[f'k{s}_{c}']} + k] = k{s}_{c}" for c in components]
+        if s == self.stages - 1:
+            lines += [f"w[{self.at[f'e{c}']} + k] = z{c}" for c in components]
+        return lines
+
+    def _accept(self) -> list[str]:
+        at, last = self.at, self.stages - 1
+        lines = self._numbers("n", f"k{last}_") + self._numbers("k0_", "f")
+        for c in range(self.size):
             lines += [
                 f"w[{at[f'o{c}']} + k] = y{c}",
                 f"w[{at[f'y{c}']} + k] = z{c} if good else y{c}",
-                f"w[{at[f'f{c}']} + k] = k{last}_{c} if good else k0_{c}",
+                f"w[{at[f'k0_{c}']} + k] = k0_{c}",
+                f"w[{at[f'f{c}']} + k] = n{c} if good else k0_{c}",
             ]
-            lines += [f"w[{at[f'k{s}_{c}']} + k] = k{s}_{c}" for s in range(self.stages)]
         return lines
 
     def _error(self) -> list[str]:
         """Write ``largest``, the square of the error of a lane, and ``total``, not finite as it."""
         weights = self.tableau.error
         assert weights is not None
-        lines = []
+        lines = [*self._numbers("y", "y"), *self._numbers("z", "e"), *self._used(weights)]
+        lines += self._load("size", *_LOADED)
         for part in self.parts:
             components = range(part.start, part.stop)
             if part.matrix:
@@ -274,8 +276,7 @@ class _Source:
                     lines.append(f"whole_{name} = ({squares}) / {float(len(components))!r}")
                 lines.append("whole = sqrt(max(whole_y, whole_z)) * rtol")
             for c in components:
-                used = [(s, e) for s, e in enumerate(weights) if e]
-                error = " + ".join(f"{e!r} * k{s}_{c}" for s, e in used)
+                error = self._stages(weights, c)
                 size = "whole" if part.matrix else f"max(abs(y{c}), abs(z{c})) * rtol"
                 lines.append(f"e{c} = size * ({error}) / ({size} + atol_{c})")
             total = " + ".join(f"e{c} * e{c}" for c in components)
@@ -289,12 +290,22 @@ class _Source:
         return [*lines, f"largest = {largest}", f"total = {' + '.join(means)}"]
 
 
-_LOADED = ("t", "h", "target", "recent", "retried", "rejected", "missed", "due", "least")
+_LOADED = ("t", "h", "target", "landing", "recent", "retried", "rejected", "missed", "due", "least")
+
+_SIZE = f"""
+remaining = target - t
+landing = h * {STRETCH!r} >= abs(remaining)
+w[W_SIZE + k] = remaining if landing else h * direction
+w[W_LANDING + k] = 1.0 if landing else 0.0
+w[W_BEFORE + k] = t
+"""
 
 _CONTROL = f"""
+lands = landing == 1.0
+length = abs(size)
 finite = total < math.inf
 good = finite & (largest <= 1.0)
-landed = good & landing
+landed = good & lands
 error = 0.5 * log(max(largest, 1e-20))
 accepted_power = {PROPORTIONAL!r} * recent - {INTEGRAL!r} * error
 power = EXPONENT * (accepted_power if good else -error)
@@ -302,7 +313,7 @@ factor = max({SAFETY!r} * exp(power), {SMALLEST!r})
 factor = min(factor, {LARGEST!r} if good & (retried == 0.0) else 1.0)
 chosen = length * (factor if finite else {NON_FINITE!r})
 chosen = max(chosen, h if landed else 0.0)
-reached = target if landing else t + size
+reached = target if lands else t + size
 missed = 0.0 if good else missed
 failed = 0.0 if good else 1.0
 stop = landed | (good & (reached * direction >= due)) | (not finite) | (chosen < least)
@@ -312,8 +323,6 @@ w[W_REJECTED + k] = rejected + failed
 w[W_RECENT + k] = max(error, RECENT) if good else recent
 w[W_H + k] = chosen
 w[W_T + k] = reached if good else t
-w[W_BEFORE + k] = t
-w[W_SIZE + k] = size
 w[W_ACCEPTED + k] = 1.0 - failed
 w[W_ATTEND + k] = 1.0 if stop else 0.0
 """

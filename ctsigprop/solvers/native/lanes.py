@@ -14,6 +14,7 @@ from ctsigprop.solvers.native.kernels import (
     ARGUMENTS,
     FAILED,
     FINISHED,
+    LANES,
     Memory,
     Part,
     kernel_source,
@@ -24,7 +25,10 @@ from ctsigprop.solvers.stops import landings
 if TYPE_CHECKING:
     from ctsigprop.solvers.explicit.adaptive import Embedded
 
-__all__ = ["FEWEST", "ensemble"]
+__all__ = ["FEWEST", "TROUBLE", "ensemble"]
+
+TROUBLE = "a sample met trouble"
+"""What is returned where the solver in torch is to say what became of a run."""
 
 FEWEST = 1000
 """From how many samples on a kernel is chosen by itself."""
@@ -32,12 +36,14 @@ FEWEST = 1000
 SHORTEST, LONGEST = 0.05, 0.2
 """Seconds between the looks at whether the user wants to stop."""
 
+FIRST_TURNS = 1000
+
 MOST_HELD = 2**26
 """Numbers in the table of held signals."""
 
 
 def ensemble(problem: Problem, solver: Embedded) -> str:
-    """Integrate every sample of a problem by a kernel; return why not, if not.
+    """Integrate every sample of a problem by a kernel; or return why not.
 
     An orbit that meets trouble (a derivative that is not finite, too many steps, no headway) leaves
     the whole problem to the solver that says what it is.
@@ -60,7 +66,7 @@ def ensemble(problem: Problem, solver: Embedded) -> str:
         ("contract", "arcp"),
     )
     if not _Run(problem, solver, text, kernel).finish():
-        return "a sample met trouble"
+        return TROUBLE
     return ""
 
 
@@ -121,6 +127,10 @@ class _Run:
         }
         for name, integer in told.items():
             self.integers[self.at.integers[name]] = integer
+        first = {"used": LANES, "sample": -1, "in_use": 1}  # all lanes are about to begin
+        for name, integer in first.items():
+            place = self.at.integers[name]
+            self.integers[place : place + (1 if name == "used" else LANES)] = integer
         atol = spread(solver.atol, layout, self.y0).expand(layout.size).contiguous()
         self.given = [
             *(self.floats, self.integers, self.y0, times),
@@ -131,7 +141,7 @@ class _Run:
     def finish(self) -> bool:
         """Run the kernel to its end, or until it fails; record what was reached."""
         addresses = [tensor.data_ptr() for tensor in self.given]
-        turns = 1000
+        turns = FIRST_TURNS
         status = 0
         try:
             while not status:

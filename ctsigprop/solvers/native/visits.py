@@ -19,26 +19,39 @@ def aim(w, q, stops, low, high, held, k):
 
 
 @njit(**PLAIN)
-def begin(w, parameters, atol, k):
+def slope_here(w, parameters, k):
+    """Take the derivative that the next step begins with; tell whether it is finite."""
+    for c in range(SIZE):
+        w[W_O + c * LANES + k] = w[W_Y + c * LANES + k]
+    return slope(w, parameters, k, w[W_T + k], W_F)
+
+
+@njit(**PLAIN)
+def begin(w, q, parameters, atol, k):
     """Choose the first step (HNW I, II.4); tell whether the derivative is finite."""
-    if not slope(w, parameters, k, w[W_T + k], W_Y, W_F):
+    q[EXTRA + k] = 1
+    if not slope_here(w, parameters, k):
         return False
     if w[W_FIRST_STEP] > 0.0:
         w[W_H + k] = w[W_FIRST_STEP]
         return True
     direction, rtol = w[W_DIRECTION], w[W_RTOL]
-    d0, d1 = norm(w, atol, rtol, k, W_Y, False), norm(w, atol, rtol, k, W_F, False)
+    d0, d1 = norm(w, atol, rtol, k, W_Y), norm(w, atol, rtol, k, W_F)
     h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
     h0 = min(h0, abs(w[W_TARGET + k] - w[W_T + k]))
     for c in range(SIZE):
         place = c * LANES + k
         w[W_O + place] = w[W_Y + place] + h0 * direction * w[W_F + place]
-    slope(w, parameters, k, w[W_T + k] + h0 * direction, W_O, W_K)
-    bend = norm(w, atol, rtol, k, W_K, True) / h0
+    w[W_H + k] = h0
+    q[EXTRA + k] = 2
+    if not slope(w, parameters, k, w[W_T + k] + h0 * direction, W_K):
+        return True
+    for c in range(SIZE):
+        w[W_K + c * LANES + k] -= w[W_F + c * LANES + k]
+    bend = norm(w, atol, rtol, k, W_K) / h0
     steepest = d1 if bend < d1 else bend
     h1 = max(h0 * 1e-3, 1e-6) if steepest <= 1e-15 else math.pow(0.01 / steepest, EXPONENT)
-    h = h1 if h1 < 100.0 * h0 else 100.0 * h0
-    h = h if h1 == h1 else h1
+    h = 100.0 * h0 if 100.0 * h0 < h1 else h1
     w[W_H + k] = h if 0.0 < h < math.inf else h0
     return True
 
@@ -61,7 +74,7 @@ def occupy(w, q, states, times, stops, low, high, held, parameters, atol, k):
         return True
     q[NEXT] += 1
     q[SAMPLE + k], q[ROW + k], q[POINTER + k] = sample, 1, 0
-    q[BEGAN + k], q[EXTRA + k], q[IN_USE + k] = q[TURN], 0, 1
+    q[BEGAN + k], q[IN_USE + k] = q[TURN], 1
     for c in range(SIZE):
         w[W_Y + c * LANES + k] = states[sample * SIZE + c]
     first = sample * q[ROWS_APART]
@@ -72,7 +85,7 @@ def occupy(w, q, states, times, stops, low, high, held, parameters, atol, k):
     w[W_DUE + k] = times[first + 1] * w[W_DIRECTION]
     w[W_LEAST + k] = ROUNDINGS * spacing(max(abs(start), abs(end)))
     aim(w, q, stops, low, high, held, k)
-    return begin(w, parameters, atol, k)
+    return begin(w, q, parameters, atol, k)
 
 
 @njit(**PLAIN)
@@ -109,18 +122,22 @@ def finish(w, q, k):
 @njit(**PLAIN)
 def visit(w, q, states, times, stops, low, high, held, parameters, atol, out, done, k):
     """See to a lane after a turn; tell whether all is well."""
-    if w[W_ACCEPTED + k] == 0.0:
-        return w[W_MISSED + k] <= RETREATS and w[W_H + k] >= w[W_LEAST + k]
-    record(w, q, times, out, done, k)
-    if w[W_T + k] != w[W_TARGET + k]:
-        return w[W_H + k] >= w[W_LEAST + k]
-    if q[ROW + k] == q[ROWS]:
-        return finish(w, q, k) and occupy(
-            w, q, states, times, stops, low, high, held, parameters, atol, k)
+    over = q[SAMPLE + k] < 0
+    if not over:
+        if w[W_ACCEPTED + k] == 0.0:
+            return w[W_MISSED + k] <= RETREATS and w[W_H + k] >= w[W_LEAST + k]
+        record(w, q, times, out, done, k)
+        if w[W_T + k] != w[W_TARGET + k]:
+            return w[W_H + k] >= w[W_LEAST + k]
+        over = q[ROW + k] == q[ROWS]
+        if over and not finish(w, q, k):
+            return False
+    if over:
+        return occupy(w, q, states, times, stops, low, high, held, parameters, atol, k)
     q[POINTER + k] += 1
     q[EXTRA + k] += 1
     aim(w, q, stops, low, high, held, k)
-    return slope(w, parameters, k, w[W_T + k], W_Y, W_F)
+    return slope_here(w, parameters, k)
 '''
 
 KERNEL = """
@@ -129,19 +146,13 @@ def advance(w, parameters, atol):
     # parameters
     direction, rtol = w[W_DIRECTION], w[W_RTOL]
     attend = 0
-    for k in range(LANES):
-        # step
+    # step
     for k in range(LANES):
         attend |= bits(w[W_ATTEND + k])
     return attend
 
 
 def kernel(w, q, states, times, stops, low, high, held, parameters, atol, out, done):
-    if q[TURN] == 0:
-        q[USED] = LANES
-        for k in range(LANES):
-            if not occupy(w, q, states, times, stops, low, high, held, parameters, atol, k):
-                return FAILED
     for _ in range(q[TURNS]):
         if q[USED] == 0:
             return FINISHED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -186,18 +187,19 @@ def test_any_field(seed, samples, name, backward, single):
 def kept(system, y0, span, tape, solver):
     """Return the bytes that a run keeps for its gradient, parameters apart."""
     own = {p.untyped_storage().data_ptr() for p in system.parameters()}
-    sizes = {}
+    saved = weakref.WeakSet()
 
-    def pack(x):
-        storage = x.untyped_storage()
-        if storage.data_ptr() not in own:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return x
+    class Saved:
+        def __init__(self, x):
+            self.x = x.detach()  # an output would hold on to itself
+            saved.add(self)
 
-    with saved_tensors_hooks(pack, lambda x: x):
+    with saved_tensors_hooks(Saved, lambda held: held.x):
         run = ct.solve(system, {"y": y0}, [0.0, span], solver=solver, tape=tape)
     assert run["y"].requires_grad
-    return sum(sizes.values()), run.statistics
+    storages = [held.x.untyped_storage() for held in saved]
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
+    return sum(size for place, size in sizes.items() if place not in own), run.statistics
 
 
 @pytest.mark.parametrize("solver", [ct.RK4(dt=0.05), ct.Tsit5(dt=0.05), ct.Tsit5(rtol=1e-9)])
@@ -216,10 +218,10 @@ def test_a_repeated_step_keeps_two_states(solver):
     short, few = kept(system, y0, 1.0, 0.0, solver)
     long, many = kept(system, y0, 5.0, 0.0, solver)
     steps = many.steps - few.steps
-    assert steps > 20
+    assert steps > 15
     # two states, and times of ten samples and up to seven stages
     assert (long - short) / steps <= 2 * y0.nbytes + 8 * 10 * 10
-    assert short < whole / 10
+    assert short < whole / 50
 
 
 @pytest.mark.parametrize("solver", [ct.RK4(dt=0.01), ct.Tsit5(rtol=1e-6, first_step=0.01)])
@@ -254,16 +256,15 @@ def test_tensors_computed_before_the_run():
     assert_equal(*found)
 
 
-def test_sources_that_depend_on_each_other_keep_the_graph():
+@pytest.mark.parametrize("deep", [False, True])
+def test_sources_that_depend_on_each_other_keep_the_graph(deep):
     a, y0 = tensor([0.5, 1.5]), tensor([[1.0, 2.0]])
-    twice = 2 * a
-    run = solve_repeatedly(lambda _t, y: -a * y + torch.sin(twice * y), y0)
+    first = 3 * a if deep else a
+    twice = 2 * first
+    run = solve_repeatedly(lambda _t, y: -first * y + torch.sin(twice * y), y0)
     assert run.statistics.repeated == 0
-    whole = ct.solve(
-        ct.System(ct.VectorField(lambda _t, y: -a * y + torch.sin(2 * a * y), size=2)),
-        {"y": y0},
-        [0.0, 1.0],
-    )
+    system = ct.System(ct.VectorField(lambda _t, y: -first * y + torch.sin(2 * first * y), size=2))
+    whole = ct.solve(system, {"y": y0}, [0.0, 1.0])
     for x in (a, y0):
         (given,), (wanted,) = (
             torch.autograd.grad(r["y"][-1].sum(), x, retain_graph=True) for r in (run, whole)
@@ -348,10 +349,13 @@ def test_a_field_that_differentiates():
 
     def loss(tape):
         system = ct.System(ct.VectorField(field, size=2))
-        run = ct.solve(system, {"y": y0}, [0.0, 1.0], solver=ct.RK4(dt=0.1), tape=tape)
+        run = ct.solve(system, {"y": y0}, [0.0, 1.0], solver=ct.RK4(dt=0.05), tape=tape)
         return run, run["y"].square().sum()
 
     assert_equal(*both(loss, [y0, *energy.parameters()][:-1]))
+    run, value = loss(1e-3)
+    assert min(run.statistics.taped, run.statistics.repeated) > 0
+    torch.autograd.grad(value, y0)
 
 
 def test_impulses_share_the_limit():

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, final
+from operator import itemgetter
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor
@@ -133,17 +134,18 @@ class Checkpoints:
     def _measure(self, evaluate: Callable[[], object]) -> int:
         """Return the bytes that the graph of one evaluation keeps."""
         own = {x.untyped_storage().data_ptr() for x in self._registered()}
-        sizes: dict[int, int] = {}
+        kept: list[list[Tensor]] = []
 
-        def pack(x: Tensor) -> Tensor:
-            if not x.is_leaf or not x.requires_grad:
-                storage = x.untyped_storage()
-                sizes[storage.data_ptr()] = storage.nbytes()
-            return x
+        def pack(x: Tensor) -> list[Tensor]:
+            kept.append([x])
+            return kept[-1]
 
-        with torch.enable_grad(), self._uncounted(), saved_tensors_hooks(pack, lambda x: x):
-            graph = evaluate()
-        del graph
+        with torch.enable_grad(), self._uncounted(), saved_tensors_hooks(pack, itemgetter(0)):
+            evaluate()
+        storages = [x.untyped_storage() for (x,) in kept if not (x.is_leaf and x.requires_grad)]
+        sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
+        for holder in kept:
+            holder.clear()  # an output holds on to itself
         return sum(size for place, size in sizes.items() if place not in own)
 
     def _registered(self) -> Iterator[Tensor]:
@@ -163,9 +165,7 @@ class Checkpoints:
 
     def _probe(self, body: Body, inputs: Sequence[Tensor]) -> list[Tensor] | None:
         starts = [x.detach().requires_grad_() for x in inputs]
-        first = (starts[0] * 1).grad_fn
-        assert first is not None
-        born = first._sequence_nr()
+        born = cast("Node", (starts[0] * 1).grad_fn)._sequence_nr()
         random = _random_states(inputs)
         with torch.enable_grad(), self._uncounted(), _Seen() as seen:
             outputs = body(*starts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
@@ -32,7 +32,7 @@ class Recorded(nn.Module):
         """Keep the constructor's arguments."""
         self = super().__new__(cls)
         try:
-            bound = _signature(cls).bind(self, *args, **kwargs)
+            bound = _signature(cls.__init__).bind(self, *args, **kwargs)
         except TypeError:  # __init__ itself will say what is wrong; copy brings its own
             return self
         object.__setattr__(self, "arguments", _plain(bound))
@@ -40,8 +40,8 @@ class Recorded(nn.Module):
 
 
 @lru_cache(maxsize=1024)
-def _signature(cls: type) -> inspect.Signature:
-    return inspect.signature(cls.__init__)
+def _signature(constructor: Callable[..., None]) -> inspect.Signature:
+    return inspect.signature(constructor)
 
 
 def describe(thing: Any, arrays: dict[str, Tensor]) -> Any:

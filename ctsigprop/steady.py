@@ -35,7 +35,7 @@ class SteadyState:
     states : State
         Every variable, each ``(*batch, *dims)``; weights as they were given.
     residual : float
-        The largest |dy/dt| of the neurons, measured at this state, in their units over that of time.
+        The largest |dy/dt| of any neuron, measured at this state.
     change : float
         The largest change by which one more sweep would move a neuron.
     sweeps : int
@@ -65,8 +65,8 @@ class SteadyState:
         import numpy as np
         import xarray as xr
 
-        lead = ("sample",) if len(self.batch) == 1 else ()
-        lead = lead or tuple(f"batch_{i}" for i in range(len(self.batch)))
+        axes = tuple(f"batch_{i}" for i in range(len(self.batch)))
+        lead = ("sample",) if len(axes) == 1 else axes
         found = {}
         for name, value in self.states.items():
             variable = self.system.variables[name]

@@ -121,7 +121,8 @@ def fixed_points(
 
     Half of the starts lie on a grid in the ranges, half at random; all are damped Newton
     iterations with the exact Jacobian. What is found inside the ranges is returned; the search is
-    no proof that there is nothing else. In the plane the indices of all that lies inside add up to
+    no proof that there is nothing else (`steady_state` finds the one to which a large network of
+    leaky neurons relaxes). In the plane the indices of all that lies inside add up to
     the winding number of the field on the boundary (`index`), which is one check.
 
     Each point of a system of at most 12 components comes with the numbers of Newton and

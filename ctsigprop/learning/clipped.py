@@ -80,14 +80,14 @@ class ClippedStates:
             self.between = torch.cat(both, 1)  # to the last group from the one before
             terms += [(b, None, a, None, self.between.T), (a, None, b, None, self.between)]
         for k in range(last - 2):
-            (a, i), (b, j) = self.places[k], self.places[k + 1]
-            terms += [(a, i, b, j, weights[k]), (b, j, a, i, weights[k].T)]
+            (a, m), (b, n) = self.places[k], self.places[k + 1]
+            terms += [(a, m, b, n, weights[k]), (b, n, a, m, weights[k].T)]
         begun: set[int] = set()
         products: Operations = []
-        for group, i, other, j, weight in terms:
+        for group, place, other, j, weight in terms:
             u, base, s = (
-                group.part(group.u[1], i),
-                group.part(group.base, i),
+                group.part(group.u[1], place),
+                group.part(group.base, place),
                 other.part(other.s[1], j),
             )
             held = u if id(group) in begun else base
@@ -163,7 +163,7 @@ class _Group:
 
     def part(self, whole: Tensor, i: int | None) -> Tensor:
         """Return the columns of one of its layers; None are all."""
-        return whole if i is None or len(self.sizes) == 1 else whole.split(self.sizes, 1)[i]
+        return whole if i is None or len(self.sizes) == 1 else torch.split(whole, self.sizes, 1)[i]
 
     def hears(self, other: _Group, weight: Tensor) -> Callable[[], object]:
         """Return what takes in another group at both times."""

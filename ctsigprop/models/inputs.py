@@ -172,5 +172,5 @@ class LearningSignal(Current):
         value = self.gate(moment.t)
         if closed(value):
             return None
-        value = value.to(moment.activity(self.source).dtype)
-        return value if value.dim() == 0 else value.unsqueeze(-1)
+        level: Tensor = value.to(moment.activity(self.source).dtype)
+        return level if level.dim() == 0 else level.unsqueeze(-1)

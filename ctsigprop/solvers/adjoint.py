@@ -7,7 +7,6 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ctsigprop.errors import ConvergenceError
 from ctsigprop.solvers.relaxation import Relaxation, Rest
@@ -59,8 +58,9 @@ class _Implicit(torch.autograd.Function):
         return tuple(rest.state[name].clone() for name in names)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph=True
+            raise RuntimeError("a steady state has no second derivative: the first keeps no graph")
         tensors: tuple[Tensor, ...] = ctx.saved_tensors
         relaxation, rest, names = ctx.relaxation, ctx.rest, ctx.names
         with torch.enable_grad():
@@ -79,9 +79,9 @@ class _Implicit(torch.autograd.Function):
         if left is not None:
             raise ConvergenceError(
                 time=float(relaxation.t),
-                cause="the steady state has no gradient: the Jacobian there is singular, or nearly "
-                f"so, as at a bifurcation (the adjoint equation is left with an error of {left:.2g} "
-                "of its right-hand side)",
+                cause="the steady state has no gradient: the Jacobian there is singular, or "
+                "nearly so, as at a bifurcation (the adjoint equation is left with an error of "
+                f"{left:.2g} of its right-hand side)",
             )
         wanted = [k for k, tensor in enumerate(tensors) if tensor.requires_grad]
         found = torch.autograd.grad(
@@ -178,5 +178,5 @@ def _rows(values: Sequence[Tensor]) -> Tensor:
 
 
 def _split(rows: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    parts = rows.split([value.shape[-1] for value in like], 1)
+    parts = torch.split(rows, [value.shape[-1] for value in like], 1)
     return [part.reshape(value.shape) for part, value in zip(parts, like, strict=True)]

@@ -53,7 +53,7 @@ class Net:
         like = state[receivers[0].variable]
         sizes = [state[receiver.variable].numel() for receiver in receivers]
         self.s, self.r = like.new_empty(2, sum(sizes)).unbind()
-        rows = zip(receivers, self.s.split(sizes), self.r.split(sizes), strict=True)
+        rows = zip(receivers, torch.split(self.s, sizes), torch.split(self.r, sizes), strict=True)
         self.units = [Unit(self, one, state[one.variable], s, r) for one, s, r in rows]
         named = {unit.receiver.neuron.name: unit for unit in self.units}
         now = moment(state)
@@ -281,7 +281,7 @@ class Unit:
         for current in (*receiver.others, *receiver.itself):
             value, port = current(moment), current.port
             received[port] = received[port] + value if port in received else value
-        slope = receiver.neuron(moment.t, state, received)[self.name]
+        slope: Tensor = receiver.neuron(moment.t, state, received)[self.name]
         return slope.reshape(self.s.shape)
 
     def _take_slope(self) -> None:

@@ -130,7 +130,7 @@ class Relaxation:
                 receiver.others.append(current)
         order = [neuron.name for neuron in system.neurons]
         self._looped = {
-            system.populations[name].variables[0].name  # type: ignore[attr-defined]
+            self._receivers[name].variable
             for k, receiver in enumerate(self._receivers.values())
             for current in receiver.others
             for name in current.hears()
@@ -225,7 +225,7 @@ class Relaxation:
         return net.view()
 
     def slopes(self, state: State) -> State:
-        """Return the derivatives of the neurons at a state, differentiable in all that they read."""
+        """Return the derivatives of the neurons, differentiable in all that they read."""
         return self.system.slopes(self._moment(state))
 
     def _moment(self, state: State) -> Moment:

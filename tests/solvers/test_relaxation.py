@@ -6,6 +6,7 @@ import torch
 import ctsigprop as ct
 from ctsigprop.errors import ConvergenceError, NonFiniteError
 from ctsigprop.signals import Constant
+from ctsigprop.solvers.inplace import Unit
 from ctsigprop.solvers.relaxation import Relaxation, Steady
 
 F64 = torch.float64
@@ -61,19 +62,33 @@ def test_layers_rest_at_their_instantaneous_answer():
     state = {
         name: torch.zeros(5, n.size, dtype=F64) for name, n in _neurons(layers.system()).items()
     }
-    rest = relaxation.settle(state, Steady(max_sweeps=1)).state  # no loop: one sweep is all it takes
+    rest = relaxation.settle(
+        state, Steady(max_sweeps=1)
+    ).state  # no loop: one sweep is all it takes
     for name, activity in zip(rest, layers.activities(X), strict=True):
         torch.testing.assert_close(rest[name], activity, rtol=0, atol=1e-14)
 
 
-def test_sweeps_are_counted_only_as_far_as_a_loop_reaches():
-    relaxation, state = parts(network())
+def test_only_what_hears_something_new_is_evaluated_again(monkeypatch):
     seen = []
-    rest = relaxation._rest
-    relaxation._rest = lambda r, *a: seen.append(r.neuron.name) or rest(r, *a)
-    relaxation.settle(state, Steady(tol=1e-6)).state
-    assert seen[-1] == "h1"  # where the loop enters: behind it nothing can move
-    assert seen[:-1] == ["h1", "h2", "y"] * (len(seen) // 3)
+    hear = Unit.hear
+    monkeypatch.setattr(Unit, "hear", lambda u: seen.append(u.receiver.neuron.name) or hear(u))
+    relaxation, state = parts(network())
+    rest = relaxation.settle(state, Steady(tol=1e-6))
+    # each sweep, and where the loop enters once more, for the certificate
+    assert seen[:4] == ["h1", "h2", "y", "h1"]
+    assert seen == ["h1", "h2", "y", "h1"] * (len(seen) // 4)
+    assert rest.sweeps == len(seen) // 4
+
+
+@pytest.mark.parametrize("form", ["loop", "label"])
+@pytest.mark.parametrize("rho", ["hard", "softplus"])
+def test_a_certificate_is_the_derivative_at_the_state(rho, form):
+    relaxation, state = parts(network(rho, form=form), t=10.0)
+    rest = relaxation.settle(state, Steady(tol=1e-7))
+    measured = max(float(slope.abs().max()) for slope in relaxation.slopes(rest.state).values())
+    assert measured == pytest.approx(rest.residual, rel=1e-6, abs=1e-14)
+    assert rest.residual <= 2.0 * 1e-7  # a nudge of strength 1 doubles the leak
 
 
 @pytest.mark.parametrize("strength", [0.3, 3.0, 10.0])
@@ -87,7 +102,7 @@ def test_strong_loops_settle_by_extrapolation(strength):
 def test_a_loop_that_amplifies_is_an_error_and_never_a_number():
     relaxation, state = parts(network("tanh", strength=40.0))
     with pytest.raises(ConvergenceError, match=r"a sweep still changes it by .* after 3 sweeps"):
-        relaxation.settle(state, Steady(tol=1e-9, max_sweeps=3)).state
+        relaxation.settle(state, Steady(tol=1e-9, max_sweeps=3))
     relaxation, state = parts(network("identity", strength=40.0))
     with pytest.raises(NonFiniteError, match=r"not finite in 's_\w+' at index"):
         relaxation.march(state, 0.6, 10000.0)

@@ -254,7 +254,7 @@ def rerun(tree: DataTree, system: System | None = None) -> Solution:
             {k.removeprefix("state."): v for k, v in arrays.items() if k.startswith("state.")},
             assign=True,  # the types too, of a system that was moved
         )
-    solver = build(recipe["solver"], arrays)
+    solver = given = build(recipe["solver"], arrays)
     native = tree.attrs["statistics"].get("native", False)
     if isinstance(solver, Embedded | FixedRungeKutta) and not native:
         solver = solver.with_options(native=False)  # as it was: its gradients are not wanted now
@@ -262,7 +262,7 @@ def rerun(tree: DataTree, system: System | None = None) -> Solution:
     torch.set_num_threads(recipe["threads"])
     try:
         with torch.no_grad():
-            return solve(
+            run = solve(
                 again,
                 build(recipe["y0"], arrays),
                 build(recipe["t"], arrays),
@@ -271,6 +271,8 @@ def rerun(tree: DataTree, system: System | None = None) -> Solution:
             )
     finally:
         torch.set_num_threads(threads)
+    run.solver = given
+    return run
 
 
 def _span(times: Tensor) -> tuple[float, float]:

@@ -58,7 +58,10 @@ def equal_steps(problem: Problem, schedule: Schedule, solver: Embedded | FixedRu
             statistics.native, statistics.low_rank = False, ()
             return TROUBLE
         if stretch.row is not None:
-            recorder.packed(stretch.row, memory.row(run.phase.end))
+            # with W_0 written, a run that begins with this row has the same numbers
+            run.land()
+            memory.call(schedule.settle)
+            recorder.packed(stretch.row, memory.row(schedule.phases[0].now))
     return ""
 
 
@@ -75,7 +78,7 @@ class _Equal:
         self.nodes = schedule.tableau.c[: schedule.stages]
 
     def land(self) -> None:
-        """Write W_0 before other values are held."""
+        """Write W_0; the columns are free again."""
         self.memory.call(self.phase.land)
         self.next = self.since = 0
 

@@ -7,6 +7,7 @@ same for systems that differ in the values of their parameters and signals.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from ctsigprop.equations.language import names_in
 from ctsigprop.models.inputs import Input, LearningSignal
 from ctsigprop.models.neurons import TextNeuron
 from ctsigprop.models.plasticity import TextPlasticity
@@ -24,10 +26,15 @@ from ctsigprop.solvers.base import Layout
 from ctsigprop.system import System
 from ctsigprop.terms import Current, Source, Term
 
-__all__ = ["LARGEST", "NotScalarError", "Scalars", "scalars"]
+__all__ = ["LARGEST", "MOST_CHANNELS", "NotScalarError", "Scalars", "scalars"]
 
 LARGEST = 32
 """The most state variables of a sample."""
+
+MOST_CHANNELS = 64
+"""The most numbers that signals hold."""
+
+_INLINED = {"holds", "power"}
 
 HELD: tuple[type[Signal], ...] = (Constant, Held, Noise, Pulse)
 
@@ -61,6 +68,21 @@ class Scalars:
     def timed(self) -> bool:
         """Whether the time itself is read."""
         return any(re.search(r"\bt\b", text) for text in (*self.lines, *self.results))
+
+    def split(self) -> tuple[list[str], list[str]]:
+        """Return the assignments that only parameters enter, and the others."""
+        constant: list[str] = []
+        moving: list[str] = []
+        known: set[str] = set()
+        for line in self.lines:
+            name, _, text = line.partition(" = ")
+            names = names_in(ast.parse(text, mode="eval").body) - _INLINED
+            if all(one in known or re.fullmatch(r"p\d+", one) for one in names):
+                known.add(name)
+                constant.append(line)
+            else:
+                moving.append(line)
+        return constant, moving
 
     def held(self, t: Tensor, layout: Layout) -> Tensor:
         """Return the numbers that hold from some times on, ``(stops, samples, channels)``.
@@ -148,6 +170,8 @@ class _Writer:
             raise NotScalarError(f"the signal of {what} changes between its jumps")
         key = (id(signal), "" if source is None else source.name, channel)
         if key not in self.channels:
+            if len(self.channels) == MOST_CHANNELS:
+                raise NotScalarError(f"signals have more than {MOST_CHANNELS} channels")
             self.channels[key] = (signal, source, channel)
         return f"a{list(self.channels).index(key)}"
 

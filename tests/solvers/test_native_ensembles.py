@@ -290,6 +290,7 @@ def test_an_interruption_keeps_what_ended(monkeypatch):
 
     run = ct.solve(system, starts(system, 500), [0.0, 10.0, 20.0], native=True, progress=progress)
     assert run.status == "interrupted"
+    assert run.statistics.native
     assert seen == sorted(seen)
     assert 0.3 < seen[-1] < 0.9
     whole = ct.solve(system, starts(system, 500), [0.0, 10.0, 20.0], native=True)

@@ -22,7 +22,8 @@ from ctsigprop.solvers.native.kernels import (
     field_source,
     turn_source,
 )
-from ctsigprop.solvers.native.scalars import NotScalarError, Scalars, scalars
+from ctsigprop.solvers.native.scalars import NotScalarError, Scalars
+from ctsigprop.solvers.native.unrolled import scalars
 from ctsigprop.solvers.stops import landings
 
 if TYPE_CHECKING:
@@ -183,6 +184,7 @@ class _Run:
     def _record(self, status: int) -> None:
         recorder, statistics = self.problem.recorder, self.problem.recorder.statistics
         integers = {name: int(self.integers[k]) for name, k in MEMORY.integers.items()}
+        statistics.native = True
         statistics.steps += integers["steps"]
         statistics.rejections += integers["rejections"]
         statistics.evaluations += integers["evaluations"]

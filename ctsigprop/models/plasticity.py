@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ctsigprop.equations import Equations, Structure
+from ctsigprop.equations.language import names_in
 from ctsigprop.errors import did_you_mean
 from ctsigprop.lowrank import Factors, LowRank
 from ctsigprop.models.neurons import Value
@@ -142,6 +143,9 @@ class TextPlasticity(Plasticity):
             return None
         if structure.decay_post is not None and structure.decay_pre is not None:
             return None
+        scalar = structure.decay_scalar
+        if isinstance(self.modulator, str) and scalar is not None and "m" in names_in(scalar.code):
+            return None  # a population may modulate every postsynaptic unit by a number of its own
         sides = {"row": structure.decay_post, "column": structure.decay_pre}
         side = next((side for side, decay in sides.items() if decay is not None), "")
         return len(structure.outer), side

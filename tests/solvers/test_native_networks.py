@@ -144,8 +144,7 @@ def compare(system, t=T, y0=None, solver=None, tol=1e-8, **options):
 @pytest.mark.parametrize("name", RULES)
 def test_outer_products(name, batch):
     run = compare(network(RULES[name](), batch=batch))
-    per_sample = name == "three factors"  # its decay is modulated
-    assert run.statistics.low_rank == (() if per_sample else ("W_y_x",))
+    assert run.statistics.low_rank == ("W_y_x",)
     assert (run["W_y_x"][-1] - run["W_y_x"][0]).abs().max() > 1e-3  # it has learned
 
 
@@ -270,6 +269,18 @@ def test_layers_learning_signals_inputs_and_filters():
     )
     run = compare(system)
     assert run.statistics.low_rank == ("W_h_x", "W_y_h", "W_x2_h")
+
+
+def test_a_decay_that_a_population_modulates():
+    rule = text("dw/dt = eta*x*y - k*m*w", eta=0.1, k=0.2, modulator="e")
+    for channels in (1, 20):
+        system = ct.System(
+            ct.Source("x", 24, uniform(24)),
+            ct.rate("y", 20),
+            ct.Source("e", channels, uniform(channels, seed=3)),
+            ct.Synapse("x", "y", uniform(20, 24), plasticity=rule),
+        )
+        assert compare(system).statistics.low_rank == ()
 
 
 def test_neurons_with_units_and_an_output_of_their_own():

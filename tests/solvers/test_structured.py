@@ -213,6 +213,7 @@ DENSE = {
     "mask": lambda: network_with(mask=torch.rand(50, 60) > 0.5),
     "an opaque rule": lambda: network(ct.Sanger(0.01)),
     "both decays": lambda: network(ct.TextPlasticity("dw/dt = x*y - (x**2 + y**2)*w")),
+    "a decay of each unit": lambda: network(ct.TextPlasticity("dw/dt = x*y - m*w", modulator="y")),
     "a trace in every synapse": lambda: network(ct.eligibility(0.1, tau_e=5.0, modulator=one())),
 }
 

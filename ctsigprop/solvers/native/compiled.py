@@ -70,10 +70,13 @@ class Kernel:
         Takes integers, floats, and addresses (``tensor.data_ptr()``), as `compiled` was told.
     fresh : bool
         Whether it was compiled just now, and not found on disk.
+    address : int
+        Of the machine code: ``int32 f(int64 *result, void **unused, ...)``.
     """
 
     call: Callable[..., int]
     fresh: bool
+    address: int
     keep: Any  # the engine owns the code
 
     def __call__(self, *arguments: float) -> int:
@@ -138,7 +141,7 @@ def compiled(
     signature = ctypes.CFUNCTYPE(
         ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *(_C[letter] for letter in arguments)
     )
-    return Kernel(signature(address), fresh, engine)
+    return Kernel(signature(address), fresh, address, engine)
 
 
 def _key(source: str, name: str, arguments: str, fastmath: tuple[str, ...]) -> str:

@@ -11,15 +11,19 @@ from ctsigprop.solvers.base import Layout, Problem
 from ctsigprop.solvers.explicit.control import spread
 from ctsigprop.solvers.native.compiled import Kernel, compiled
 from ctsigprop.solvers.native.kernels import (
-    ARGUMENTS,
+    DRIVER,
     FAILED,
+    FIELD,
     FINISHED,
     LANES,
-    Memory,
-    Part,
-    kernel_source,
+    MEMORY,
+    TURN,
+    driver_source,
+    field_source,
+    turn_source,
 )
-from ctsigprop.solvers.native.scalars import NotScalarError, Scalars, scalars
+from ctsigprop.solvers.native.scalars import NotScalarError, Scalars
+from ctsigprop.solvers.native.unrolled import scalars
 from ctsigprop.solvers.stops import landings
 
 if TYPE_CHECKING:
@@ -37,6 +41,8 @@ SHORTEST, LONGEST = 0.05, 0.2
 """Seconds between the looks at whether the user wants to stop."""
 
 FIRST_TURNS = 1000
+
+FASTMATH = ("contract", "arcp")
 
 MOST_HELD = 2**26
 """Numbers in the table of held signals."""
@@ -59,15 +65,10 @@ def ensemble(problem: Problem, solver: Embedded) -> str:
     stops = landings(problem)
     if stops.count * len(text.channels) * layout.samples > MOST_HELD:
         return "the table of held signals would be too large"
-    kernel = compiled(
-        kernel_source(text, _parts(layout), solver.tableau),
-        "kernel",
-        ARGUMENTS,
-        ("contract", "arcp"),
-    )
-    if not _Run(problem, solver, text, kernel).finish():
-        return TROUBLE
-    return ""
+    field = compiled(field_source(text), "evaluate", FIELD, FASTMATH)
+    turn = compiled(turn_source(solver.tableau), "advance", TURN, FASTMATH)
+    driver = compiled(driver_source(solver.tableau), "drive", DRIVER, FASTMATH)
+    return "" if _Run(problem, solver, text, (field, turn, driver)).finish() else TROUBLE
 
 
 def _unfit(problem: Problem, solver: Embedded) -> str:
@@ -83,19 +84,26 @@ def _unfit(problem: Problem, solver: Embedded) -> str:
     return ""
 
 
-def _parts(layout: Layout) -> list[Part]:
+def _parts(layout: Layout) -> list[int]:
     return [
-        Part(part.start, part.stop, len(layout.dims[name]) > 1)
+        number
         for name, part in layout.slices.items()
         if part.stop > part.start
+        for number in (part.start, part.stop, int(len(layout.dims[name]) > 1))
     ]
 
 
 class _Run:
     """A kernel's memory, and what it is given."""
 
-    def __init__(self, problem: Problem, solver: Embedded, text: Scalars, kernel: Kernel) -> None:
-        self.problem, self.layout, self.kernel = problem, problem.layout, kernel
+    def __init__(
+        self,
+        problem: Problem,
+        solver: Embedded,
+        text: Scalars,
+        kernels: tuple[Kernel, Kernel, Kernel],
+    ) -> None:
+        self.problem, self.layout, self.kernels = problem, problem.layout, kernels
         layout, stops = problem.layout, landings(problem)
         self.y0 = layout.pack(problem.y0).contiguous()
         times = problem.t.reshape(-1, problem.t.shape[-1]).contiguous()
@@ -105,9 +113,9 @@ class _Run:
         self.out = self.y0.new_full((rows, samples, layout.size), torch.nan)
         self.out[0] = self.y0
         self.done = torch.ones(samples, dtype=torch.long)
-        self.at = Memory.of(layout.size, len(text.channels), solver.tableau.closed().stages)
-        self.floats = torch.zeros(self.at.size, dtype=torch.float64)
-        self.integers = torch.zeros(self.at.whole, dtype=torch.long)
+        floats = MEMORY.constants + len(text.split()[0])
+        self.floats = torch.zeros(floats, dtype=torch.float64)
+        self.integers = torch.zeros(MEMORY.whole, dtype=torch.long)
         own_stops = stops.times.dim() > 1
         options = {
             "direction": 1.0 if bool(times[0, -1] >= times[0, 0]) else -1.0,
@@ -115,21 +123,26 @@ class _Run:
             "rtol": solver.rtol,
         }
         for name, number in options.items():
-            self.floats[self.at.floats[name]] = number
+            self.floats[MEMORY.floats[name]] = number
         told = {
             "samples": samples,
             "rows": rows,
             "max_steps": solver.max_steps,
+            "size": layout.size,
+            "channels": len(text.channels),
+            "parts": len(_parts(layout)) // 3,
             "rows_apart": rows if len(times) > 1 else 0,
             "stops_apart": stops.count if own_stops else 0,
             "held_by_stop": held.stride(0) if len(held) > 1 else 0,
             "held_by_sample": held.stride(1) if held.shape[1] > 1 else 0,
         }
         for name, integer in told.items():
-            self.integers[self.at.integers[name]] = integer
+            self.integers[MEMORY.integers[name]] = integer
+        for k, number in enumerate(_parts(layout)):
+            self.integers[MEMORY.parts + k] = number
         first = {"used": LANES, "sample": -1, "in_use": 1}  # all lanes are about to begin
         for name, integer in first.items():
-            place = self.at.integers[name]
+            place = MEMORY.integers[name]
             self.integers[place : place + (1 if name == "used" else LANES)] = integer
         atol = spread(solver.atol, layout, self.y0).expand(layout.size).contiguous()
         self.given = [
@@ -137,17 +150,19 @@ class _Run:
             *(stops.times.contiguous(), stops.low.contiguous(), stops.high.contiguous()),
             *(held, text.parameters, atol, self.out, self.done),
         ]
+        kernels[0](self.floats.data_ptr(), text.parameters.data_ptr(), 0.0, 0, 1, 0)
 
     def finish(self) -> bool:
         """Run the kernel to its end, or until it fails; record what was reached."""
         addresses = [tensor.data_ptr() for tensor in self.given]
+        field, turn, driver = self.kernels
         turns = FIRST_TURNS
         status = 0
         try:
             while not status:
-                self.integers[self.at.integers["turns"]] = turns
+                self.integers[MEMORY.integers["turns"]] = turns
                 started = time.perf_counter()
-                status = self.kernel(*addresses)
+                status = driver(*addresses, field.address, turn.address)
                 seconds = time.perf_counter() - started
                 if seconds < SHORTEST:
                     turns *= 2
@@ -168,7 +183,8 @@ class _Run:
 
     def _record(self, status: int) -> None:
         recorder, statistics = self.problem.recorder, self.problem.recorder.statistics
-        integers = {name: int(self.integers[k]) for name, k in self.at.integers.items()}
+        integers = {name: int(self.integers[k]) for name, k in MEMORY.integers.items()}
+        statistics.native = True
         statistics.steps += integers["steps"]
         statistics.rejections += integers["rejections"]
         statistics.evaluations += integers["evaluations"]

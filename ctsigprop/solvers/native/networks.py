@@ -17,7 +17,7 @@ from ctsigprop.models.synapses import Synapse
 from ctsigprop.signals import Signal
 from ctsigprop.solvers.native import machine as ops
 from ctsigprop.solvers.native.qualified import require_text
-from ctsigprop.solvers.native.rules import Rule, names_in_code
+from ctsigprop.solvers.native.rules import Rule
 from ctsigprop.solvers.native.tape import RATE, STATE, Names, Tape, UnfitError, Value
 from ctsigprop.solvers.native.weights import Lazy, Variable, Weights
 from ctsigprop.terms import Source
@@ -106,9 +106,6 @@ class Network:
         for rule in synapse.plasticity:
             structure = rule.structure if isinstance(rule, TextPlasticity) else None
             if structure is None:
-                return None
-            scalar = structure.decay_scalar
-            if scalar is not None and "m" in names_in_code(scalar.code):
                 return None
         post, pre = self.layout.dims[synapse.name]
         if 2 * max(1, products[0]) * self.samples > min(post, pre):

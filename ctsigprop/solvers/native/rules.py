@@ -6,6 +6,7 @@ import ast
 from typing import TYPE_CHECKING, Any, final
 
 from ctsigprop.equations import Equations
+from ctsigprop.equations.language import names_in
 from ctsigprop.models.plasticity import TextPlasticity
 from ctsigprop.models.synapses import Synapse, rule_variable
 from ctsigprop.signals import Signal
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from ctsigprop.solvers.native.networks import Network
     from ctsigprop.solvers.native.weights import Weights
 
-__all__ = ["Rule", "names_in_code"]
+__all__ = ["Rule"]
 
 
 @final
@@ -53,7 +54,7 @@ class Rule:
     def entries(self) -> None:
         """Enter the rule entry by entry."""
         structure, tape = self.rule.structure, self.tape
-        if structure is None or "m" in _names_of(structure.decay_scalar):
+        if structure is None:
             self._grid("w")
             return
         place = self.network.places[self.synapse.name].place
@@ -211,20 +212,11 @@ class Rule:
 
     def _symbols(self, code: ast.expr) -> set[str]:
         """Return the symbols that code needs, those of its subexpressions included."""
-        found = names_in_code(code)
+        found = names_in(code)
         for name in reversed(tuple(self.equations.subexpressions)):
             if name in found:
-                found |= names_in_code(self.equations.code(name))
+                found |= names_in(self.equations.code(name))
         return found
-
-
-def names_in_code(code: ast.expr) -> set[str]:
-    """Return every name in code."""
-    return {part.id for part in ast.walk(code) if isinstance(part, ast.Name)}
-
-
-def _names_of(factor: Any) -> set[str]:
-    return set() if factor is None else names_in_code(factor.code)
 
 
 def _part(value: Value, sample: int, n: int) -> Value:

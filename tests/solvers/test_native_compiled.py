@@ -1,0 +1,100 @@
+"""Kernels on disk: found by the next process, made anew where they are damaged."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from ctsigprop.solvers.native.compiled import available, cache_folder, compiled
+
+pytest.importorskip("numba")
+
+SOURCE = """
+import math
+
+def kernel(x, k, scale):
+    x[k] = math.tanh(scale) + math.expm1(x[k])
+    return k + {number}
+"""
+CHILD = """
+import ctypes, sys
+from ctsigprop.solvers.native.compiled import compiled
+kernel = compiled({source!r}, "kernel", "pid")
+x = (ctypes.c_double * 2)(0.0, 0.0)
+assert kernel(ctypes.addressof(x), 1, 100.0) == 1 + {number}
+assert list(x) == [0.0, 1.0]
+print(kernel.fresh, "numba" in sys.modules)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("CTSIGPROP_CACHE", str(tmp_path / "kernels"))
+    return tmp_path / "kernels"
+
+
+def build(number):
+    """Compile, or load, without the memory of this process."""
+    kernel = compiled.__wrapped__(SOURCE.format(number=number), "kernel", "pid")
+    import ctypes
+
+    x = (ctypes.c_double * 2)(0.0, 0.0)
+    assert kernel(ctypes.addressof(x), 1, 100.0) == 1 + number
+    assert list(x) == [0.0, 1.0]
+    return kernel
+
+
+def child(number):
+    text = CHILD.format(source=SOURCE.format(number=number), number=number)
+    return subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, text=True)
+
+
+def test_the_next_process_finds_it_and_loads_no_numba(folder):
+    assert available()
+    assert cache_folder() == folder
+    assert build(3).fresh
+    assert not build(3).fresh
+    assert child(3).communicate()[0].split() == ["False", "False"]
+
+
+def test_processes_at_once_do_not_disturb_each_other(folder):
+    processes = [child(5) for _ in range(2)]
+    for process in processes:
+        assert process.communicate()[0].split()[0] in ("True", "False")
+        assert process.returncode == 0
+    assert [path.suffix for path in folder.iterdir()] == [".kernel"]
+    assert not build(5).fresh
+
+
+def test_a_damaged_file_is_made_anew(folder):
+    build(7)
+    (path,) = folder.iterdir()
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for damaged in (bytes(flipped), whole[:-10], whole[:20], b"", b"\0" * 200):
+        path.write_bytes(damaged)
+        assert build(7).fresh
+        assert not build(7).fresh
+
+
+def test_another_source_is_another_kernel(folder):
+    build(8)
+    build(9)
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_where_nothing_can_be_written_it_is_compiled_in_memory(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("CTSIGPROP_CACHE", str(tmp_path / "file" / "kernels"))
+    assert build(11).fresh
+    assert build(11).fresh
+
+
+def test_without_numba_the_extra_is_named(folder, monkeypatch):
+    assert not folder.exists()
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(ImportError, match=r"pip install ctsigprop\[native\]"):
+        build(13)

@@ -278,6 +278,8 @@ def rerun(tree: DataTree, system: System | None = None) -> Solution:
 def _span(times: Tensor) -> tuple[float, float]:
     """Return the times between which all samples lie, in the direction in which they go."""
     start, stop = times[..., 0].detach(), times[..., -1].detach()
+    if times.dim() == 1:
+        return float(start), float(stop)
     if bool((stop < start).any()):
         return float(start.max()), float(stop.min())
     return float(start.min()), float(stop.max())

@@ -183,11 +183,11 @@ def _inside(tableau: Tableau) -> str:
             total = f"theta * ({b!r} + {total})"
         if any(row):
             lines.append(f"b{s} = {total}")
-            weights.append(f"b{s} * w[{_block(s)} + i]")
+            weights.append(f"b{s} * x[{_block(s)}]")
     lines += [
         "for c in range(size):",
-        "    i = c * LANES + k",
-        f"    out[place + c] = w[W_O + i] + w[W_SIZE + k] * ({' + '.join(weights)})",
+        "    x = place(v, c * LANES)",
+        f"    out[start + c] = x[W_O] + v[W_SIZE] * ({' + '.join(weights)})",
     ]
     return ("\n" + 12 * " ").join(lines)
 
@@ -195,9 +195,7 @@ def _inside(tableau: Tableau) -> str:
 def _sum(weights: Sequence[float]) -> str:
     """Write a sum over stages; the first is the derivative at the start."""
     terms = [
-        f"{weight!r} * w[{_block(s) if s else 'W_F'} + i]"
-        for s, weight in enumerate(weights)
-        if weight
+        f"{weight!r} * x[{_block(s) if s else 'W_F'}]" for s, weight in enumerate(weights) if weight
     ]
     return " + ".join(terms) or "0.0"
 
@@ -218,9 +216,8 @@ def _advance(tableau: Tableau) -> str:
         stages += [
             "for c in range(q[SIZE]):",
             "    for k in range(LANES):",
-            "        i = c * LANES + k",
-            f"        step = w[W_SIZE + k] * ({_sum(tableau.a[s])})",
-            "        w[W_Z + i] = w[W_Y + i] + step",
+            "        x = place(w, c * LANES + k)",
+            f"        x[W_Z] = x[W_Y] + w[W_SIZE + k] * ({_sum(tableau.a[s])})",
             f"evaluate(field, w, parameters, {tableau.c[s]!r}, {_block(s)}, 0, LANES)",
         ]
     text = ADVANCE.replace("# stages", "\n    ".join(stages))
@@ -229,35 +226,35 @@ def _advance(tableau: Tableau) -> str:
 
 
 _CONTROL = f"""
-total = w[W_TOTAL + k]
-error = 0.5 * log(larger(w[W_LARGEST + k], 1e-20))
+total = v[W_TOTAL]
+error = 0.5 * log(larger(v[W_LARGEST], 1e-20))
 finite = total < math.inf
-good = finite & (w[W_LARGEST + k] <= 1.0)
-lands = w[W_LANDING + k] == 1.0
+good = finite & (v[W_LARGEST] <= 1.0)
+lands = v[W_LANDING] == 1.0
 landed = good & lands
-h = w[W_H + k]
-t = w[W_T + k]
-size = w[W_SIZE + k]
-recent = w[W_RECENT + k]
-target = w[W_TARGET + k]
+h = v[W_H]
+t = v[W_T]
+size = v[W_SIZE]
+recent = v[W_RECENT]
+target = v[W_TARGET]
 accepted_power = {PROPORTIONAL!r} * recent - {INTEGRAL!r} * error
 power = EXPONENT * (accepted_power if good else -error)
 factor = larger({SAFETY!r} * exp(power), {SMALLEST!r})
-most = {LARGEST!r} if good & (w[W_RETRIED + k] == 0.0) else 1.0
+most = {LARGEST!r} if good & (v[W_RETRIED] == 0.0) else 1.0
 factor = factor if factor < most else most
 chosen = abs(size) * (factor if finite else {NON_FINITE!r})
 chosen = larger(chosen, h if landed else 0.0)
 reached = target if lands else t + size
 failed = 0.0 if good else 1.0
-missed = w[W_MISSED + k] * failed
-due = good & (reached * direction >= w[W_DUE + k])
-stop = landed | due | (not finite) | (chosen < w[W_LEAST + k])
-w[W_MISSED + k] = missed + (0.0 if finite else 1.0)
-w[W_RETRIED + k] = failed
-w[W_REJECTED + k] += failed
-w[W_RECENT + k] = larger(error, RECENT) if good else recent
-w[W_H + k] = chosen
-w[W_T + k] = reached if good else t
-w[W_ACCEPTED + k] = 1.0 - failed
-w[W_ATTEND + k] = 1.0 if stop else 0.0
+missed = v[W_MISSED] * failed
+due = good & (reached * direction >= v[W_DUE])
+stop = landed | due | (not finite) | (chosen < v[W_LEAST])
+v[W_MISSED] = missed + (0.0 if finite else 1.0)
+v[W_RETRIED] = failed
+v[W_REJECTED] += failed
+v[W_RECENT] = larger(error, RECENT) if good else recent
+v[W_H] = chosen
+v[W_T] = reached if good else t
+v[W_ACCEPTED] = 1.0 - failed
+v[W_ATTEND] = 1.0 if stop else 0.0
 """

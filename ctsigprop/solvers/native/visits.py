@@ -34,6 +34,13 @@ def jump(*kinds):
     return types.int64(types.int64, *kinds), lower
 
 
+@intrinsic
+def place(typing, memory, k):
+    def lower(context, builder, signature, values):
+        return builder.gep(values[0], [values[1]])
+    return memory(memory, types.int64), lower
+
+
 @njit(**INLINE)
 def larger(a, b):
     return a if a > b else b
@@ -43,62 +50,72 @@ ADVANCE = """
 def advance(w, q, parameters, atol, field):
     direction, rtol = w[W_DIRECTION], w[W_RTOL]
     for k in range(LANES):
-        t = w[W_T + k]
-        h = w[W_H + k]
-        remaining = w[W_TARGET + k] - t
+        v = place(w, k)
+        t = v[W_T]
+        h = v[W_H]
+        remaining = v[W_TARGET] - t
         landing = h * STRETCH >= abs(remaining)
-        w[W_SIZE + k] = remaining if landing else h * direction
-        w[W_LANDING + k] = 1.0 if landing else 0.0
-        w[W_BEFORE + k] = t
-        w[W_LARGEST + k] = 0.0
-        w[W_TOTAL + k] = 0.0
+        v[W_SIZE] = remaining if landing else h * direction
+        v[W_LANDING] = 1.0 if landing else 0.0
+        v[W_BEFORE] = t
+        v[W_LARGEST] = 0.0
+        v[W_TOTAL] = 0.0
     # stages
     for part in range(q[PARTS]):
         first = FIRST_PART + 3 * part
         start, stop, matrix = q[first], q[first + 1], q[first + 2]
         share = 1.0 / (stop - start)
         for k in range(LANES):
-            w[W_MEAN + k] = 0.0
+            v = place(w, k)
+            v[W_MEAN] = 0.0
         if matrix:
             for k in range(LANES):
-                w[W_WHOLE + k] = 0.0
-                w[W_OTHER + k] = 0.0
+                v = place(w, k)
+                v[W_WHOLE] = 0.0
+                v[W_OTHER] = 0.0
             for c in range(start, stop):
                 for k in range(LANES):
-                    i = c * LANES + k
-                    y, z = w[W_Y + i], w[W_Z + i]
-                    w[W_WHOLE + k] += y * y
-                    w[W_OTHER + k] += z * z
+                    v = place(w, k)
+                    x = place(w, c * LANES + k)
+                    y, z = x[W_Y], x[W_Z]
+                    v[W_WHOLE] += y * y
+                    v[W_OTHER] += z * z
             for k in range(LANES):
-                w[W_WHOLE + k] = sqrt(larger(w[W_WHOLE + k], w[W_OTHER + k]) * share)
+                v = place(w, k)
+                v[W_WHOLE] = sqrt(larger(v[W_WHOLE], v[W_OTHER]) * share)
         for c in range(start, stop):
             for k in range(LANES):
-                i = c * LANES + k
-                size = larger(abs(w[W_Y + i]), abs(w[W_Z + i]))
-                size = w[W_WHOLE + k] if matrix else size
-                e = w[W_SIZE + k] * (ERROR) / (size * rtol + atol[c])
-                w[W_MEAN + k] += e * e
+                v = place(w, k)
+                x = place(w, c * LANES + k)
+                size = larger(abs(x[W_Y]), abs(x[W_Z]))
+                size = v[W_WHOLE] if matrix else size
+                e = v[W_SIZE] * (ERROR) / (size * rtol + atol[c])
+                v[W_MEAN] += e * e
         for k in range(LANES):
-            mean = w[W_MEAN + k] * share
-            w[W_TOTAL + k] += mean
-            w[W_LARGEST + k] = larger(w[W_LARGEST + k], mean)
+            v = place(w, k)
+            mean = v[W_MEAN] * share
+            v[W_TOTAL] += mean
+            v[W_LARGEST] = larger(v[W_LARGEST], mean)
     for k in range(LANES):
+        v = place(w, k)
         # control
     for c in range(q[SIZE]):
         for k in range(LANES):
-            i = c * LANES + k
-            good = w[W_ACCEPTED + k] == 1.0
-            y = w[W_Y + i]
-            f = w[W_F + i]
-            z = w[W_Z + i]
-            g = w[W_LAST + i]
-            w[W_O + i] = y
-            w[W_K + i] = f
-            w[W_Y + i] = z if good else y
-            w[W_F + i] = g if good else f
+            v = place(w, k)
+            x = place(w, c * LANES + k)
+            good = v[W_ACCEPTED] == 1.0
+            y = x[W_Y]
+            f = x[W_F]
+            z = x[W_Z]
+            g = x[W_LAST]
+            x[W_O] = y
+            x[W_K] = f
+            x[W_Y] = z if good else y
+            x[W_F] = g if good else f
     attend = 0
     for k in range(LANES):
-        attend |= bits(w[W_ATTEND + k])
+        v = place(w, k)
+        attend |= bits(v[W_ATTEND])
     return attend
 """
 
@@ -106,18 +123,18 @@ VISITS = '''
 @njit(**PLAIN)
 def norm(w, q, atol, k, values):
     """Measure numbers of a lane by its state, as `Control.norm` does."""
-    largest = 0.0
+    v, largest = place(w, k), 0.0
     for part in range(q[PARTS]):
         first = FIRST_PART + 3 * part
         start, stop, matrix = q[first], q[first + 1], q[first + 2]
         whole, mean = 0.0, 0.0
         for c in range(start, stop):
-            y = w[W_Y + c * LANES + k]
+            y = v[W_Y + c * LANES]
             whole += y * y
         whole = sqrt(whole / (stop - start))
         for c in range(start, stop):
-            size = whole if matrix else abs(w[W_Y + c * LANES + k])
-            ratio = w[values + c * LANES + k] / (size * w[W_RTOL] + atol[c])
+            size = whole if matrix else abs(v[W_Y + c * LANES])
+            ratio = v[values + c * LANES] / (size * w[W_RTOL] + atol[c])
             mean += ratio * ratio
         largest = larger(largest, mean / (stop - start))
     return sqrt(largest)
@@ -126,35 +143,37 @@ def norm(w, q, atol, k, values):
 @njit(**PLAIN)
 def slope(w, q, parameters, field, k, size, out):
     """Take a lane's derivative a step of `size` along its last one; tell whether it is finite."""
+    v = place(w, k)
     for c in range(q[SIZE]):
-        i = c * LANES + k
-        w[W_Z + i] = w[W_Y + i] + size * w[W_F + i] if size != 0.0 else w[W_Y + i]
-    w[W_SIZE + k] = size
+        x = place(v, c * LANES)
+        x[W_Z] = x[W_Y] + size * x[W_F] if size != 0.0 else x[W_Y]
+    v[W_SIZE] = size
     evaluate(field, w, parameters, 1.0, out, k, k + 1)
     total = 0.0
     for c in range(q[SIZE]):
-        total += abs(w[out + c * LANES + k])
+        total += abs(v[out + c * LANES])
     return total < math.inf
 
 
 @njit(**PLAIN)
 def record(w, q, times, out, k):
     """Write the rows that lie in the lane's last step."""
-    sample, row, rows, size = q[SAMPLE + k], q[ROW + k], q[ROWS], q[SIZE]
-    reached, direction = w[W_T + k], w[W_DIRECTION]
+    v, r = place(w, k), place(q, k)
+    sample, row, rows, size = r[SAMPLE], r[ROW], q[ROWS], q[SIZE]
+    reached, direction = v[W_T], w[W_DIRECTION]
     first = sample * q[ROWS_APART]
     while row < rows and times[first + row] * direction <= reached * direction:
         t = times[first + row]
-        place = (row * q[SAMPLES] + sample) * size
+        start = (row * q[SAMPLES] + sample) * size
         if t == reached and row == rows - 1:
             for c in range(size):
-                out[place + c] = w[W_Y + c * LANES + k]
+                out[start + c] = v[W_Y + c * LANES]
         else:
-            theta = (t - w[W_BEFORE + k]) / w[W_SIZE + k]
+            theta = (t - v[W_BEFORE]) / v[W_SIZE]
             # inside
         row += 1
-    q[ROW + k] = row
-    w[W_DUE + k] = times[first + row] * direction if row < rows else math.inf
+    r[ROW] = row
+    v[W_DUE] = times[first + row] * direction if row < rows else math.inf
     return row
 '''
 
@@ -169,83 +188,84 @@ def drive(w, q, states, times, stops, low, high, held, parameters, atol, out, do
         if attend == 0 and not look:
             continue
         for k in range(LANES):
-            if q[IN_USE + k] == 0:
+            v, r = place(w, k), place(q, k)
+            if r[IN_USE] == 0:
                 continue
-            sample = q[SAMPLE + k]
-            tried = q[TURN] - q[BEGAN + k]
+            sample = r[SAMPLE]
+            tried = q[TURN] - r[BEGAN]
             if look and tried > q[MAX_STEPS]:
                 return FAILED
-            if w[W_ATTEND + k] == 0.0:
+            if v[W_ATTEND] == 0.0:
                 continue
             over = sample < 0
             if not over:
-                if w[W_ACCEPTED + k] == 0.0:
-                    if w[W_MISSED + k] > RETREATS or w[W_H + k] < w[W_LEAST + k]:
+                if v[W_ACCEPTED] == 0.0:
+                    if v[W_MISSED] > RETREATS or v[W_H] < v[W_LEAST]:
                         return FAILED
                     continue
                 done[sample] = record(w, q, times, out, k)
-                if w[W_T + k] != w[W_TARGET + k]:
-                    if w[W_H + k] < w[W_LEAST + k]:
+                if v[W_T] != v[W_TARGET]:
+                    if v[W_H] < v[W_LEAST]:
                         return FAILED
                     continue
-                over = q[ROW + k] == q[ROWS]
+                over = r[ROW] == q[ROWS]
                 if over:  # what the orbit took
                     if tried > q[MAX_STEPS]:
                         return FAILED
-                    rejected = int(w[W_REJECTED + k])
+                    rejected = int(v[W_REJECTED])
                     q[STEPS] = larger(q[STEPS], tried - rejected)
                     q[REJECTIONS] = larger(q[REJECTIONS], rejected)
-                    calls = tried * (STAGES - 1) + q[EXTRA + k]
+                    calls = tried * (STAGES - 1) + r[EXTRA]
                     q[EVALUATIONS] = larger(q[EVALUATIONS], calls)
             if over and q[NEXT] >= q[SAMPLES]:
-                q[IN_USE + k] = 0
+                r[IN_USE] = 0
                 q[USED] -= 1
-                w[W_H + k] = 0.0
-                w[W_TARGET + k] = w[W_T + k]
+                v[W_H] = 0.0
+                v[W_TARGET] = v[W_T]
                 continue
             if over:  # the next orbit
                 sample = q[NEXT]
                 q[NEXT] += 1
-                q[SAMPLE + k], q[ROW + k], q[POINTER + k] = sample, 1, 0
-                q[BEGAN + k], q[EXTRA + k] = q[TURN], 1
+                r[SAMPLE], r[ROW], r[POINTER] = sample, 1, 0
+                r[BEGAN], r[EXTRA] = q[TURN], 1
                 for c in range(q[SIZE]):
-                    w[W_Y + c * LANES + k] = states[sample * q[SIZE] + c]
+                    v[W_Y + c * LANES] = states[sample * q[SIZE] + c]
                 first = sample * q[ROWS_APART]
                 start, end = times[first], times[first + q[ROWS] - 1]
-                w[W_T + k] = start
-                w[W_RECENT + k], w[W_RETRIED + k] = RECENT, 0.0
-                w[W_REJECTED + k], w[W_MISSED + k] = 0.0, 0.0
-                w[W_DUE + k] = times[first + 1] * w[W_DIRECTION]
+                v[W_T] = start
+                v[W_RECENT], v[W_RETRIED] = RECENT, 0.0
+                v[W_REJECTED], v[W_MISSED] = 0.0, 0.0
+                v[W_DUE] = times[first + 1] * w[W_DIRECTION]
                 furthest = larger(abs(start), abs(end))
-                w[W_LEAST + k] = ROUNDINGS * (number(bits(furthest) + 1) - furthest)
+                v[W_LEAST] = ROUNDINGS * (number(bits(furthest) + 1) - furthest)
             else:
-                q[POINTER + k] += 1
-                q[EXTRA + k] += 1
-            place = sample * q[STOPS_APART] + q[POINTER + k]
-            w[W_TARGET + k] = stops[place]
-            w[W_LOW + k] = low[place]
-            w[W_HIGH + k] = high[place]
-            place = q[POINTER + k] * q[HELD_BY_STOP] + sample * q[HELD_BY_SAMPLE]
+                r[POINTER] += 1
+                r[EXTRA] += 1
+            first = sample * q[STOPS_APART] + r[POINTER]
+            v[W_TARGET] = stops[first]
+            v[W_LOW] = low[first]
+            v[W_HIGH] = high[first]
+            first = r[POINTER] * q[HELD_BY_STOP] + sample * q[HELD_BY_SAMPLE]
             for j in range(q[CHANNELS]):
-                w[W_A + j * LANES + k] = held[place + j]
+                v[W_A + j * LANES] = held[first + j]
             if not slope(w, q, parameters, field, k, 0.0, W_F):
                 return FAILED
             if not over:
                 continue
             if w[W_FIRST_STEP] > 0.0:
-                w[W_H + k] = w[W_FIRST_STEP]
+                v[W_H] = w[W_FIRST_STEP]
                 continue
             # HNW I, II.4
             d0, d1 = norm(w, q, atol, k, W_Y), norm(w, q, atol, k, W_F)
             h = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
-            reach = abs(w[W_TARGET + k] - w[W_T + k])
+            reach = abs(v[W_TARGET] - v[W_T])
             h = reach if reach < h else h
-            w[W_H + k] = h
-            q[EXTRA + k] += 1
+            v[W_H] = h
+            r[EXTRA] += 1
             if not slope(w, q, parameters, field, k, h * w[W_DIRECTION], W_K):
                 continue
             for c in range(q[SIZE]):
-                w[W_K + c * LANES + k] -= w[W_F + c * LANES + k]
+                v[W_K + c * LANES] -= v[W_F + c * LANES]
             steepest = larger(d1, norm(w, q, atol, k, W_K) / h)
             if steepest <= 1e-15:
                 chosen = larger(h * 1e-3, 1e-6)
@@ -253,6 +273,6 @@ def drive(w, q, states, times, stops, low, high, held, parameters, atol, out, do
                 chosen = math.pow(0.01 / steepest, EXPONENT)
             chosen = 100.0 * h if 100.0 * h < chosen else chosen
             if 0.0 < chosen < math.inf:
-                w[W_H + k] = chosen
+                v[W_H] = chosen
     return 0
 """

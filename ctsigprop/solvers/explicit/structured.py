@@ -170,7 +170,8 @@ class _Weights:
             ((M @ self.gram[used, used]) * M).sum(),
         )
         total = terms[0] + terms[1] + terms[2]
-        if float(total) < CANCELLED * float(terms[0] + terms[1].abs() + terms[2].abs()):
+        least = CANCELLED * float(terms[0] + terms[1].abs() + terms[2].abs())
+        if not least <= float(total) < math.inf:
             return self.dense(d, M).square_().sum()
         return total
 

@@ -18,9 +18,10 @@ def rule(sizes, rho, output, dt, *, bias=True, form="one_sided", seed=0):
     network = ct.Layers.dense(sizes, rho=rho, output=output, bias=bias, seed=seed).double()
     with torch.no_grad():
         for name, weight in network.weights.items():
-            weight.mul_(0.4) if name[0] == "W" else weight.copy_(
-                torch.linspace(-0.2, 0.2, len(weight))
-            )
+            if name[0] == "W":
+                weight.mul_(0.4)
+            else:
+                weight.copy_(torch.linspace(-0.2, 0.2, len(weight)))
     return ct.EquilibriumPropagation(network, form=form, free=7, nudged=4, dt=dt, beta=0.3)
 
 

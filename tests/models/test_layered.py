@@ -42,7 +42,7 @@ def test_the_same_weights_answer_the_same_in_all_three_ways(name, solver):
     from ctsigprop.solvers.relaxation import Relaxation
 
     start = {f"s_{n}": torch.zeros(4, size, dtype=F64) for n, size in sizes.items()}
-    rest = Relaxation(system, {}, 0.0, {"x": Constant(X)}).settle(start, ct.Steady())
+    rest = Relaxation(system, {}, 0.0, {"x": Constant(X)}).settle(start, ct.Steady()).state
     for layer, activity in zip(network.names, network.activities(X), strict=True):
         flat = activity.reshape(4, -1)
         assert torch.allclose(rest[f"s_{layer}"], flat, rtol=0, atol=1e-14)  # steady

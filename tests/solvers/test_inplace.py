@@ -172,6 +172,15 @@ def test_where_something_else_moves_nothing_is_held(system, inputs, solver):
     assert run.statistics.hoisted == ()
 
 
+def test_a_rule_whose_gate_opens_slowly_is_not_at_rest():
+    gate = ct.Sampled([0.0, 1.0], torch.tensor([0.0, 1.0], dtype=F64))  # zero where it begins
+    synapse = ct.Synapse("x", "h", torch.ones(2, 3), plasticity=ct.hebb(0.1, gate=gate))
+    system = ct.System(ct.Source("x", 3, torch.ones(3)), ct.rate("h", 2), synapse)
+    run = ct.solve(system, t=[0.0, 1.0], solver=ct.Euler(dt=0.1))
+    assert run.statistics.hoisted == ()
+    assert bool((run["W_h_x"][-1] > run["W_h_x"][0]).all())
+
+
 def test_only_the_stretch_in_which_weights_rest_is_marched(monkeypatch):
     asked = []
     net = HeldSteps.net

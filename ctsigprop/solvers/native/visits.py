@@ -255,21 +255,24 @@ def drive(w, q, states, times, stops, low, high, held, parameters, atol, out, do
             if w[W_FIRST_STEP] > 0.0:
                 v[W_H] = w[W_FIRST_STEP]
                 continue
-            # HNW I, II.4
-            d0, d1 = norm(w, q, atol, k, W_Y), norm(w, q, atol, k, W_F)
-            h = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
-            reach = abs(v[W_TARGET] - v[W_T])
-            h = reach if reach < h else h
-            v[W_H] = h
-            r[EXTRA] += 1
-            if not slope(w, q, parameters, field, k, h * w[W_DIRECTION], W_K):
-                continue
-            for c in range(q[SIZE]):
-                v[W_K + c * LANES] -= v[W_F + c * LANES]
-            steepest = larger(d1, norm(w, q, atol, k, W_K) / h)
-            if steepest <= 1e-15:
-                chosen = larger(h * 1e-3, 1e-6)
-            else:
+            # HNW I, II.4, from the sizes of y, of f, and of the change of f over a trial step
+            h, before, size = 0.0, 0.0, 0.0
+            for values in (W_Y, W_F, W_K):
+                if values == W_K:
+                    h = 1e-6 if before < 1e-5 or size < 1e-5 else 0.01 * before / size
+                    reach = abs(v[W_TARGET] - v[W_T])
+                    h = reach if reach < h else h
+                    v[W_H] = h
+                    r[EXTRA] += 1
+                    if not slope(w, q, parameters, field, k, h * w[W_DIRECTION], W_K):
+                        size = math.inf
+                        break
+                    for c in range(q[SIZE]):
+                        v[W_K + c * LANES] -= v[W_F + c * LANES]
+                before, size = size, norm(w, q, atol, k, values)
+            steepest = larger(before, size / h)
+            chosen = larger(h * 1e-3, 1e-6)
+            if not steepest <= 1e-15:
                 chosen = math.pow(0.01 / steepest, EXPONENT)
             chosen = 100.0 * h if 100.0 * h < chosen else chosen
             if 0.0 < chosen < math.inf:

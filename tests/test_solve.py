@@ -918,7 +918,7 @@ def test_progress_reaches_the_end():
 
 
 REFUSED = {
-    "unknown option of RK4 'rtol'; accepted: dt, low_rank, max_steps, tape": {
+    "unknown option of RK4 'rtol'; accepted: dt, low_rank, max_steps, native, tape": {
         "solver": ct.RK4(dt=0.1), "rtol": 1e-3,
     },
     r"unknown option of Tsit5 'rtoll' \(did you mean 'rtol'\?\)": {"rtoll": 1e-3},

@@ -18,7 +18,7 @@ class Anderson:
     The next y is the mixture of the last g(y) whose residuals g(y) − y, mixed alike, are smallest.
     """
 
-    depth = 3
+    depth = 5
 
     def __init__(self) -> None:
         self._values: list[Tensor] = []

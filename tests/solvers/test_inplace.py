@@ -13,10 +13,16 @@ import ctsigprop as ct
 from ctsigprop.errors import IntegrationError
 from ctsigprop.signals import Constant
 from ctsigprop.solvers.explicit.held import HeldSteps
+from ctsigprop.solvers.native import paths
 from ctsigprop.solvers.relaxation import Relaxation, Steady
 
 F64 = torch.float64
 RHO = ["identity", "relu", "hard", "tanh", "logistic", "softplus", "0.3*tanh(2*u) + 0.1"]
+
+
+@pytest.fixture(autouse=True)
+def _not_native(monkeypatch):
+    monkeypatch.setattr(paths, "PATHS", ())
 
 
 def draw(data, batch, dtype=F64):

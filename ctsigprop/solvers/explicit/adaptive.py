@@ -21,7 +21,6 @@ from ctsigprop.solvers.explicit.structured import (
     structured,
 )
 from ctsigprop.solvers.explicit.tableaus import BOGACKI_SHAMPINE, DOPRI5, TSIT5, Tableau
-from ctsigprop.solvers.native.paths import run_native
 from ctsigprop.solvers.options import TAPE, check_max_steps, check_positive, check_tape
 from ctsigprop.solvers.stops import landings
 
@@ -107,6 +106,8 @@ class Embedded(Solver):
 
     def integrate(self, problem: Problem) -> Callable[[Tensor], State] | None:
         """Fill ``problem.recorder``; return the interpolant where one was asked for."""
+        from ctsigprop.solvers.native.paths import run_native  # many modules
+
         if self.native is not False and run_native(problem, self):
             return None
         if self.dt is not None:

@@ -22,7 +22,6 @@ from ctsigprop.solvers.explicit.tableaus import EULER, HEUN, MIDPOINT, Tableau
 from ctsigprop.solvers.explicit.tableaus import RK4 as CLASSICAL
 from ctsigprop.solvers.failures import diverged
 from ctsigprop.solvers.inplace import Net
-from ctsigprop.solvers.native.paths import run_native
 from ctsigprop.solvers.options import TAPE, check_max_steps, check_positive, check_tape
 from ctsigprop.solvers.stops import clocks, edges, grid, intervals, require_steps
 
@@ -93,6 +92,8 @@ class FixedRungeKutta(FixedStep):
 
     def integrate(self, problem: Problem) -> Callable[[Tensor], State] | None:
         """Fill ``problem.recorder``; return the interpolant where one was asked for."""
+        from ctsigprop.solvers.native.paths import run_native  # many modules
+
         if self.native is not False and run_native(problem, self):
             return None
         return run_fixed(problem, self.tableau, self.dt, self.max_steps, self.low_rank, self.tape)

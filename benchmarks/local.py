@@ -16,16 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.contestants import Run
-from benchmarks.gradients import (
-    PLANE,
-    TOLERANCE,
-    adjoint,
-    diffrax,
-    given,
-    module,
-    reference,
-    torchdiffeq,
-)
+from benchmarks.gradients import adjoint, diffrax, followed, reference, torchdiffeq
 
 __all__ = ["adjoint", "ctsigprop", "diffrax", "reference", "torchdiffeq"]
 
@@ -37,20 +28,11 @@ def ctsigprop(
 ) -> Run:
     import torch
 
-    import ctsigprop as ct
-
-    starts, targets, layers = given(batch, hidden)
-    field, start, target = module(layers), torch.tensor(starts), torch.tensor(targets)
-    system = ct.System(ct.VectorField(field, size=PLANE))
-    if "together" in ct.Dopri5.__dataclass_fields__:
-        options = {"together": True, **options}
-    solver = ct.Dopri5(rtol=TOLERANCE, atol=TOLERANCE, **options)
+    field, target, ends = followed(batch, hidden, end, False, **options)
 
     @torch.no_grad()
     def run() -> dict[str, Any]:
-        done = ct.solve(system, {"y": start}, [0.0, end], solver=solver, differentiable=False)
-        y = done["y"][-1]
-        changes = {}
+        y, changes = ends(), {}
         signal = y + BETA * (target - y)
         for k, layer in enumerate(field.network):
             if not isinstance(layer, torch.nn.Linear):

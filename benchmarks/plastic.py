@@ -51,11 +51,7 @@ def ctsigprop(size: int, fixed: bool = False, end: float = 10.0, **options: Any)
 
 def dense(size: int, fixed: bool = False, end: float = 10.0) -> Run:
     """Return ours without structure: every weight at every stage."""
-    import ctsigprop as ct
-
-    kind = ct.RK4 if fixed else ct.Tsit5
-    known = [name for name in ("low_rank", "native") if name in kind.__dataclass_fields__]
-    return ctsigprop(size, fixed, end, **dict.fromkeys(known, False))
+    return ctsigprop(size, fixed, end, low_rank=False, native=False)
 
 
 def floor(size: int, fixed: bool = False, end: float = 10.0) -> Run:
@@ -77,66 +73,36 @@ def floor(size: int, fixed: bool = False, end: float = 10.0) -> Run:
 def torchdiffeq(size: int, fixed: bool = False, end: float = 10.0) -> Run:
     import torch
     from torch import Tensor
-    from torchdiffeq import odeint
 
-    torch.set_num_threads(1)
     drive, w0, eta = given(size)
     x = torch.tensor(drive)
-    start = torch.zeros(size, dtype=torch.float64), torch.tensor(w0)
-    times = torch.tensor([0.0, end], dtype=torch.float64)
 
     def field(_t: Tensor, y: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         s, w = y
         return (w @ x - s) / TAU, eta * (torch.outer(s, x) - s.square()[:, None] * w)
 
-    def norm(parts: tuple[Tensor, Tensor]) -> Tensor:
-        return torch.stack([part.square().mean().sqrt() for part in parts]).amax()
-
-    options: dict[str, Any] = {"method": "dopri5", "rtol": TOLERANCE, "atol": TOLERANCE}
-    options["options"] = {"norm": norm}
     if fixed:
-        options = {"method": "rk4", "options": {"step_size": DT}}
-
-    def run() -> dict[str, Any]:
-        with torch.no_grad():
-            s, w = odeint(field, start, times, **options)
-        return {"s": s[-1], "W": w[-1]}
-
-    return run
+        return by_torchdiffeq(field, w0, end, method="rk4", options={"step_size": DT})
+    return by_torchdiffeq(field, w0, end)
 
 
 def diffrax(size: int, end: float = 10.0) -> Run:
-    import diffrax as dx  # type: ignore[import-not-found]
-    import jax  # type: ignore[import-not-found]
     import jax.numpy as jnp  # type: ignore[import-not-found]
 
     drive, w0, eta = given(size)
     x = jnp.asarray(drive)
-    control = dx.PIDController(rtol=TOLERANCE, atol=TOLERANCE, norm=largest)
 
     def field(_t: Any, y: Any, _: Any) -> Any:
         s, w = y
         return (w @ x - s) / TAU, eta * (jnp.outer(s, x) - (s * s)[:, None] * w)
 
-    @jax.jit
-    def solve(start: Any) -> Any:
-        return dx.diffeqsolve(
-            *(dx.ODETerm(field), dx.Tsit5(), 0.0, end, None, start),
-            stepsize_controller=control,
-            max_steps=100_000,
-        ).ys
-
-    def run() -> dict[str, Any]:
-        s, w = jax.block_until_ready(solve((jnp.zeros(size), jnp.asarray(w0))))
-        return {"s": s[-1], "W": w[-1]}
-
-    return run
+    return by_diffrax(field, w0, end)
 
 
 def jax(size: int, fixed: bool = True, end: float = 10.0) -> Run:
     """Return RK4 written by hand, of steps DT, compiled."""
     assert fixed
-    import jax
+    import jax  # type: ignore[import-not-found]
     import jax.numpy as jnp
 
     drive, w0, eta = given(size)
@@ -172,12 +138,55 @@ def jax(size: int, fixed: bool = True, end: float = 10.0) -> Run:
     return run
 
 
-def largest(parts: Any) -> Any:
-    """Return the largest over the variables of the root mean square of each, for diffrax."""
+def by_torchdiffeq(field: Any, w0: Array, end: float, **options: Any) -> Run:
+    """Return the solution of neurons from zero, and weights from w0, by torchdiffeq."""
+    import torch
+    from torch import Tensor
+    from torchdiffeq import odeint
+
+    torch.set_num_threads(1)
+    start = torch.zeros(len(w0), dtype=torch.float64), torch.tensor(w0)
+    times = torch.tensor([0.0, end], dtype=torch.float64)
+
+    def norm(parts: tuple[Tensor, Tensor]) -> Tensor:
+        return torch.stack([part.square().mean().sqrt() for part in parts]).amax()
+
+    if not options:
+        options = {"method": "dopri5", "rtol": TOLERANCE, "atol": TOLERANCE}
+        options["options"] = {"norm": norm}
+
+    def run() -> dict[str, Any]:
+        with torch.no_grad():
+            s, w = odeint(field, start, times, **options)
+        return {"s": s[-1], "W": w[-1]}
+
+    return run
+
+
+def by_diffrax(field: Any, w0: Array, end: float, tolerance: float = TOLERANCE) -> Run:
+    """Return the solution of neurons from zero, and weights from w0, by diffrax."""
+    import diffrax as dx  # type: ignore[import-not-found]
     import jax
     import jax.numpy as jnp
 
-    return jnp.stack([jnp.sqrt(jnp.mean(part**2)) for part in jax.tree.leaves(parts)]).max()
+    def largest(parts: Any) -> Any:
+        return jnp.stack([jnp.sqrt(jnp.mean(part**2)) for part in jax.tree.leaves(parts)]).max()
+
+    control = dx.PIDController(rtol=tolerance, atol=tolerance, norm=largest)
+
+    @jax.jit
+    def solve(start: Any) -> Any:
+        return dx.diffeqsolve(
+            *(dx.ODETerm(field), dx.Tsit5(), 0.0, end, None, start),
+            stepsize_controller=control,
+            max_steps=10_000_000,
+        ).ys
+
+    def run() -> dict[str, Any]:
+        s, w = jax.block_until_ready(solve((jnp.zeros(len(w0)), jnp.asarray(w0))))
+        return {"s": s[-1], "W": w[-1]}
+
+    return run
 
 
 def reference(size: int, fixed: bool = False, end: float = 10.0) -> Run:  # noqa: ARG001

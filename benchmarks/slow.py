@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.contestants import MissingError, Run
-from benchmarks.plastic import largest
+from benchmarks.contestants import Run
+from benchmarks.plastic import TOLERANCE, by_diffrax, by_torchdiffeq
 
 Array = NDArray[np.float64]
 
-EPS, PERIOD, TOLERANCE = 1e-4, 1.0, 1e-5
+EPS, PERIOD = 1e-4, 1.0
 
 
 def given(size: int) -> tuple[Array, Array, Array]:
@@ -33,8 +33,6 @@ def ctsigprop(size: int, end: float, **options: Any) -> Run:
     """Return ours by averaging over the rhythm."""
     import ctsigprop as ct
 
-    if not hasattr(ct, "Averaging"):
-        raise MissingError("this version of ctsigprop has no solver Averaging")
     return _ours(size, end, ct.Averaging(period=PERIOD, **options))
 
 
@@ -42,8 +40,6 @@ def projective(size: int, end: float, **options: Any) -> Run:
     """Return ours by jumps over many periods."""
     import ctsigprop as ct
 
-    if not hasattr(ct, "Projective"):
-        raise MissingError("this version of ctsigprop has no solver Projective")
     return _ours(size, end, ct.Projective(period=PERIOD, **options))
 
 
@@ -77,58 +73,28 @@ def _ours(size: int, end: float, solver: Any) -> Run:
 def torchdiffeq(size: int, end: float) -> Run:
     import torch
     from torch import Tensor
-    from torchdiffeq import odeint
 
-    torch.set_num_threads(1)
-    a, b, w0 = (torch.tensor(v) for v in given(size))
-    start = torch.zeros(size, dtype=torch.float64), w0
-    times = torch.tensor([0.0, end], dtype=torch.float64)
+    a, b = (torch.tensor(v) for v in given(size)[:2])
 
     def field(t: Tensor, y: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         s, w = y
         x = a + b * torch.cos(2 * math.pi / PERIOD * t)
         return w @ x - s, EPS * (torch.outer(s, x) - s.square()[:, None] * w)
 
-    def norm(parts: tuple[Tensor, Tensor]) -> Tensor:
-        return torch.stack([part.square().mean().sqrt() for part in parts]).amax()
-
-    def run() -> dict[str, Any]:
-        with torch.no_grad():
-            s, w = odeint(
-                field, start, times, rtol=TOLERANCE, atol=TOLERANCE, method="dopri5",
-                options={"norm": norm},
-            )  # fmt: skip
-        return {"s": s[-1], "W": w[-1]}
-
-    return run
+    return by_torchdiffeq(field, given(size)[2], end)
 
 
 def diffrax(size: int, end: float, tolerance: float = TOLERANCE) -> Run:
-    import diffrax as dx  # type: ignore[import-not-found]
-    import jax  # type: ignore[import-not-found]
     import jax.numpy as jnp  # type: ignore[import-not-found]
 
-    a, b, w0 = (jnp.asarray(v) for v in given(size))
-    control = dx.PIDController(rtol=tolerance, atol=tolerance, norm=largest)
+    a, b = (jnp.asarray(v) for v in given(size)[:2])
 
     def field(t: Any, y: Any, _: Any) -> Any:
         s, w = y
         x = a + b * jnp.cos(2 * math.pi / PERIOD * t)
         return w @ x - s, EPS * (jnp.outer(s, x) - (s * s)[:, None] * w)
 
-    @jax.jit
-    def solve(start: Any) -> Any:
-        return dx.diffeqsolve(
-            *(dx.ODETerm(field), dx.Tsit5(), 0.0, end, None, start),
-            stepsize_controller=control,
-            max_steps=10_000_000,
-        ).ys
-
-    def run() -> dict[str, Any]:
-        s, w = jax.block_until_ready(solve((jnp.zeros(size), w0)))
-        return {"s": s[-1], "W": w[-1]}
-
-    return run
+    return by_diffrax(field, given(size)[2], end, tolerance)
 
 
 def diffrax_loose(**options: Any) -> Run:

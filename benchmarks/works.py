@@ -69,7 +69,7 @@ class Work:
 OJA = "Oja's rule, {} neurons, {}, 100 tau"
 ORBITS = "100 000 orbits of {}, 100 units of time, steps chosen to 1e-5"
 LAYERS = "784-500-500-10, batch {}: 50 + 10 steps of Euler, two-point update, float32"
-LEARNED = "learned field 2-64-64-2, batch 128, Dormand-Prince at 1e-5: {}"
+LEARNED = "learned field 2-64-64-2, batch 128, 10 units of time: {}"
 GEMM = {"floor": (1 / 1.15, 1 / 1.05)}
 
 WORKS: dict[str, Work] = {

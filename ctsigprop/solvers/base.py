@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from dataclasses import field as attribute
@@ -20,9 +21,29 @@ if TYPE_CHECKING:
     from ctsigprop.signals import Signal
     from ctsigprop.system import System
 
-__all__ = ["Field", "Layout", "Problem", "Recorder", "Solver", "State", "Statistics", "unheard"]
+__all__ = [
+    "Field",
+    "Layout",
+    "Problem",
+    "Recorder",
+    "Solver",
+    "State",
+    "Statistics",
+    "slices",
+    "unheard",
+]
 
 Field = Callable[[Tensor, State], State]
+
+
+def slices(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, slice]:
+    """Return where each tensor lies in a row of the numbers of all, in their order.
+
+    >>> slices({"s": (3,), "W": (3, 2)})
+    {'s': slice(0, 3, None), 'W': slice(3, 9, None)}
+    """
+    ends = itertools.accumulate((math.prod(shape) for shape in shapes.values()), initial=0)
+    return {name: slice(*part) for name, part in zip(shapes, itertools.pairwise(ends), strict=True)}
 
 
 class Layout:
@@ -58,13 +79,9 @@ class Layout:
             together or any(len(self.shapes[name]) == len(self.dims[name]) for name in state)
         )
         self.samples = 1 if self.coupled else torch.Size(self.batch).numel()
-        self.slices: dict[str, slice] = {}
-        start = 0
-        for name in self.names:
-            size = torch.Size(self.shapes[name] if self.coupled else self.dims[name]).numel()
-            self.slices[name] = slice(start, start + size)
-            start += size
-        self.size = start
+        own = self.shapes if self.coupled else self.dims
+        self.slices = slices({name: own[name] for name in self.names})
+        self.size = sum(part.stop - part.start for part in self.slices.values())
 
     def pack(self, state: Mapping[str, Tensor]) -> Tensor:
         """Return the state as one tensor of shape ``(samples, size)``."""

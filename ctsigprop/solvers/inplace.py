@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import final
+from weakref import proxy
 
 import torch
 from torch import Tensor
@@ -36,6 +37,8 @@ class Receiver:
 class Net:
     """The populations of a relaxation, each with its state in a buffer of its own.
 
+    They know each other, and the net, by weak references: it is freed as soon as it is let go.
+
     Parameters
     ----------
     receivers : sequence of Receiver
@@ -54,8 +57,8 @@ class Net:
         sizes = [state[receiver.variable].numel() for receiver in receivers]
         self.s, self.r = like.new_empty(2, sum(sizes)).unbind()
         rows = zip(receivers, torch.split(self.s, sizes), torch.split(self.r, sizes), strict=True)
-        self.units = [Unit(self, one, state[one.variable], s, r) for one, s, r in rows]
-        named = {unit.receiver.neuron.name: unit for unit in self.units}
+        self.units = [Unit(proxy(self), one, state[one.variable], s, r) for one, s, r in rows]
+        named = {unit.receiver.neuron.name: proxy(unit) for unit in self.units}
         now = moment(state)
         for unit in self.units:
             unit.connect(named, now)
@@ -154,14 +157,14 @@ class Unit:
         for current, affine in (*others, *itself):
             for way, gain in ways.get(current.port, ()):
                 if affine is None or affine.pre not in named:
-                    way.others.append(partial(self._current, current, gain))
+                    way.others.append(partial(Unit._current, proxy(self), current, gain))
                     continue
                 if affine.offset is not None:
                     way.add(times(self._rows(affine.offset), gain))
                 if not (folds and current in receiver.itself):
                     way.enter(named[affine.pre], self._batched(affine.weight), gain)
         if itself and not folds:
-            self.pres.append(self)
+            self.pres.append(named[receiver.neuron.name])
         if self.bend is not None and self.bent.still:  # held, it is so once and for all
             known = torch.empty_like(self.s)
             self.bend.into(self.bent.into(self.r)[1], known)()
@@ -200,7 +203,7 @@ class Unit:
     def hearing(self) -> Operations:
         """Return what takes in what enters now."""
         if self.leak is None:
-            return [self._take_slope]
+            return [partial(Unit._take_slope, proxy(self))]
         if self.bend is None:
             operations, self.r = self.straight.into(self._buffer)
             return operations

@@ -131,6 +131,34 @@ def test_gradients_do_not_feel_a_neighbour_that_meets_nan():
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("way", [1, -1])
+def test_one_sample_takes_the_steps_of_a_batch_of_its_like(method, way):
+    """With steps that are rejected, jumps, and rows inside steps and on jumps."""
+
+    def field(t, state):
+        t = t.reshape(-1)[0]
+        pushed = torch.where((t >= 2.0) & (t < 2.5), 30.0, 0.0) + 200 * (10 * t).sin() ** 40
+        return {"y": pushed - 3 * torch.sin(state["y"])}
+
+    times = [0.0, 0.01, 1.0, 2.0, 2.25, 4.0][::way]
+    y0, found = tensor(0.4, -1.0), []
+    for batch in ((), (2,)):
+        start = {"y": y0.expand(*batch, 2).clone().requires_grad_()}
+        t = tensor(*times).requires_grad_()
+        end, problem, _ = run(method(), field, start, t, batch=batch, jumps=(2.0, 2.5))
+        values = end["y"].reshape(6, -1, 2)
+        slopes = torch.autograd.grad(values[:, 0].sin().sum(), [start["y"], t])
+        statistics = problem.recorder.statistics
+        counts = statistics.steps, statistics.rejections, statistics.evaluations
+        found.append((values[:, 0].detach(), slopes[0].reshape(-1, 2)[0], slopes[1], counts))
+    one, two = found
+    assert one[3] == two[3]
+    assert one[3][1] > 3
+    for a, b in zip(one[:3], two[:3], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_times_of_their_own_equal_single_runs(method):
     t = tensor(5.0, 5.5, 9.0, 1.0, 1.1, 3.0, 7.0, 2.0, 1.0).reshape(3, 3)
     y0 = rational_at(t[:, 0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 
 import pytest
@@ -259,6 +260,22 @@ def test_a_run_that_diverges_says_where():
     assert found[0].variable == found[1].variable
     assert found[0].time == pytest.approx(found[1].time, abs=2.0)
     assert found[0].partial["s_y"].shape[0] == found[1].partial["s_y"].shape[0]
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_what_a_relaxation_used_is_free_when_it_is_let_go(data):
+    system, inputs, state = draw(data, (3,))
+    signals = {name: Constant(value) for name, value in inputs.items()}
+    relaxation = Relaxation(system, {}, 0.0, signals)
+    relaxation.march(state, 0.02, 0.1)  # imports what it needs
+    gc.collect()
+    gc.disable()
+    try:
+        relaxation.march(state, 0.02, 0.1)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_chords_find_the_rest_of_what_is_no_leak():

@@ -14,6 +14,7 @@ from ctsigprop.solvers.explicit.fixed import run_fixed
 from ctsigprop.solvers.explicit.joint import joint
 from ctsigprop.solvers.explicit.march import March
 from ctsigprop.solvers.explicit.onestep import RungeKutta
+from ctsigprop.solvers.explicit.solo import Solo
 from ctsigprop.solvers.explicit.structured import (
     Structured,
     StructuredControl,
@@ -55,8 +56,8 @@ class Embedded(Solver):
         events, dense output, signs or bounds of weights), they are stepped as they are.
     together : bool, optional
         Whether a batch takes its steps together, with the mean of the error over the batch too, and
-        integral control (HNW I, II.4, (4.13)), which lengthens them faster: fewer steps at less
-        cost each, as suits a learned field. What comes out for a sample then depends, within the
+        integral control (HNW I, II.4, (4.13)), which lengthens them faster, from a longer first
+        one: fewer steps at less cost each, as suits a learned field. What comes out for a sample then depends, within the
         tolerance, on its neighbours.
     tape : float, optional
         Memory that the graph of a run may take for gradients, in MiB. Beyond it a step is kept by
@@ -129,11 +130,13 @@ class Embedded(Solver):
             self.rtol,
             self.atol,
             self.first_step,
-            pi=not self.together,
+            together=self.together,
         )
         problem.recorder.row(0, problem.y0)
         stops = landings(problem)
-        return March(problem, method, stops, control, self.max_steps, self.tape).run()
+        alone = problem.layout.samples == 1 and not problem.events
+        march = Solo if alone else March
+        return march(problem, method, stops, control, self.max_steps, self.tape).run()
 
     def _run_structured(self, lazy: Structured) -> None:
         problem = lazy.problem
@@ -141,7 +144,7 @@ class Embedded(Solver):
         method = StructuredSteps(self.tableau, y, lazy)
         control = StructuredControl(method, lazy, y, self.rtol, self.atol, self.first_step)
         problem.recorder.row(0, problem.y0)
-        March(problem, method, landings(problem), control, self.max_steps).run()
+        Solo(problem, method, landings(problem), control, self.max_steps).run()
 
 
 @final

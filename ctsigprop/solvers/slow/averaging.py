@@ -19,7 +19,7 @@ from ctsigprop.solvers.slow.inputs import require_constant, require_forward, req
 from ctsigprop.solvers.slow.macro import Macro, Piece
 from ctsigprop.solvers.slow.motion import Motion
 from ctsigprop.solvers.slow.presentations import WINDOWS, Presentations
-from ctsigprop.solvers.slow.split import Split, decay_rates, slow_variables
+from ctsigprop.solvers.slow.split import Split
 from ctsigprop.terms import Moment
 
 __all__ = ["Averaging"]
@@ -153,13 +153,9 @@ class _Run:
         count = options.presentations
         self.shown = Presentations(problem, count) if count else None
         self.period = options.period or (self.shown.hold if self.shown else 0.0)
-        weights = options.slow or ()
-        rates = decay_rates(problem, weights)
-        slow = slow_variables(problem, options.slow, rates, self.period)
-        self.split = split = Split(problem, slow)
+        self.split = split = Split(problem, options.slow, self.period)
         problem.recorder.statistics.slow = split.slow
-        self.rates = {name: a for name, a in rates.items() if name in split.fast}
-        speeds = [-a for a in self.rates.values() if a < 0] or [1.0]
+        speeds = [-a for a in split.rates.values() if a < 0] or [1.0]
         self.relaxation, self.tau = 1 / min(speeds), 1 / max(speeds)
         least = 1e-5 if split.dtype == torch.float32 else 1e-9
         self.tol = max(least, min(1e-6, 1e-3 * options.rtol))
@@ -250,7 +246,7 @@ class _Run:
             cycle, motion, fast, moment, G = finer.cycle, finer, fast_2, moment_2, G_2
 
     def _motion(self, cycle: Cycle) -> Motion:
-        return Motion(self.problem, self.split, self.rates, cycle, self.tol)
+        return Motion(self.problem, self.split, cycle, self.tol)
 
     def _scale(self, W: Tensor) -> Tensor:
         self.largest = torch.maximum(self.largest, self.split.sizes(W))
@@ -296,7 +292,7 @@ class _Run:
             duration = rounds * self.period or rounds * 4 * self.relaxation
             step = min(duration / 16, 0.25 * self.tau if shift else 0.5 * self.tau)
             stretch = Stretch(t, duration, math.ceil(duration / step))
-            layer = Motion(problem, split, self.rates, stretch, self.tol)
+            layer = Motion(problem, split, stretch, self.tol)
             path = layer.march(slow, starts)
             left = (path[-1, 1:] - path[-1, 0]).abs().amax(1)
             ratio = float((left / apart)[far].max()) if bool(far.any()) else 0.0

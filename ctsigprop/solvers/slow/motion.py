@@ -13,7 +13,7 @@ from torch import Tensor
 from ctsigprop.errors import SeparationError
 from ctsigprop.models.synapses import Synapse
 from ctsigprop.signals import Signal
-from ctsigprop.solvers.base import Problem, State
+from ctsigprop.solvers.base import Problem, State, slices
 from ctsigprop.solvers.explicit.onestep import phi1
 from ctsigprop.solvers.slow.cycle import Cycle, Stretch
 from ctsigprop.solvers.slow.split import Split
@@ -43,8 +43,6 @@ class Motion:
         What is solved.
     split : Split
         Which variables are slow.
-    rates : dict of str to float
-        The leak a < 0 of each fast variable.
     cycle : Cycle
         The nodes.
     tol : float
@@ -55,29 +53,21 @@ class Motion:
     Anderson 1965, J. ACM 12:547-560; Walker & Ni 2011, SIAM J. Numer. Anal. 49:1715-1735.
     """
 
-    def __init__(
-        self, problem: Problem, split: Split, rates: dict[str, float], cycle: Cycle, tol: float
-    ) -> None:
+    def __init__(self, problem: Problem, split: Split, cycle: Cycle, tol: float) -> None:
         self.problem, self.split, self.cycle, self.tol = problem, split, cycle, tol
         self.system, self.batch = problem.system, problem.layout.batch
         like = problem.y0[split.fast[0]]
         self.device, self.dtype = like.device, like.dtype
-        self.rates = {name: rates[name] for name in split.fast if name in rates}
-        slowest = min((-a for a in self.rates.values() if a < 0), default=1.0)
-        self.rates = {name: a if a < 0 else -slowest for name, a in self.rates.items()}
-        self.columns: dict[str, slice] = {}
-        start = 0
-        for name in split.fast:
-            size = torch.Size(split.shapes[name]).numel()
-            self.columns[name] = slice(start, start + size)
-            start += size
-        self.width = start
-        self.leak = like.new_zeros(start)
+        slowest = max((a for a in split.rates.values() if a < 0), default=-1.0)
+        rates = {name: a if a < 0 else slowest for name, a in split.rates.items()}
+        self.columns = slices({name: split.shapes[name] for name in split.fast})
+        self.width = sum(part.stop - part.start for part in self.columns.values())
+        self.leak = like.new_zeros(self.width)
         for name, part in self.columns.items():
-            self.leak[part] = self.rates.get(name, -slowest)
+            self.leak[part] = rates[name]
         circular = not isinstance(cycle, Stretch)
-        greens = {a: cycle.green(a) for a in set(self.rates.values()) if circular}
-        self.greens = [(self.columns[n], greens[a]) for n, a in self.rates.items() if circular]
+        greens = {a: cycle.green(a) for a in set(rates.values()) if circular}
+        self.greens = [(self.columns[n], greens[a]) for n, a in rates.items() if circular]
         self.alike = len(greens) == 1
         self._arrange()
 

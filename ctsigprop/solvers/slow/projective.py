@@ -16,7 +16,7 @@ from ctsigprop.solvers.explicit.adaptive import Tsit5
 from ctsigprop.solvers.options import check_max_steps, check_positive
 from ctsigprop.solvers.slow.inputs import require_forward, require_periodic
 from ctsigprop.solvers.slow.macro import Macro, Piece
-from ctsigprop.solvers.slow.split import Split, decay_rates, slow_variables
+from ctsigprop.solvers.slow.split import Split
 
 __all__ = ["Projective"]
 
@@ -122,9 +122,7 @@ class _Leaps:
     def __init__(self, options: Projective, problem: Problem) -> None:
         self.options, self.problem, self.period = options, problem, options.period
         self.t0, self.end = float(problem.t[0]), float(problem.t[-1])
-        rates = decay_rates(problem, options.slow or ())
-        slow = slow_variables(problem, options.slow, rates, self.period)
-        self.split = split = Split(problem, slow)
+        self.split = split = Split(problem, options.slow, self.period)
         if split.dtype != torch.float64:
             raise ValueError(
                 f"Projective needs a state of float64, got {split.dtype}: the small changes of "

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ctsigprop.errors import unknown
 from ctsigprop.models.synapses import Synapse
-from ctsigprop.solvers.base import Problem, State
+from ctsigprop.solvers.base import Problem, State, slices
 
-__all__ = ["Split", "decay_rates", "slow_variables"]
+__all__ = ["Split"]
 
 NUDGE = 1e-3  # of a variable, for the slope that says how fast it relaxes
 
@@ -21,8 +21,15 @@ class Split:
     ----------
     problem : Problem
         What is solved.
-    slow : tuple of str
-        Names of the slow variables.
+    named : tuple of str or None
+        Names of the slow variables; None finds them.
+    period : float
+        Of the inputs.
+
+    Attributes
+    ----------
+    rates : dict of str to float
+        a <= 0 of dy/dt = a·y + rest, for each fast variable.
 
     Raises
     ------
@@ -30,11 +37,13 @@ class Split:
         A name that is no variable, none at all, or nothing left that is fast.
     """
 
-    def __init__(self, problem: Problem, slow: tuple[str, ...]) -> None:
+    def __init__(self, problem: Problem, named: tuple[str, ...] | None, period: float) -> None:
         names = problem.layout.names
-        for name in slow:
+        for name in named or ():
             if name not in names:
                 raise ValueError(f"slow: {unknown('variable', name, names)}")
+        rates = _decay_rates(problem, named or ())
+        slow = _slow_variables(problem, rates, period) if named is None else named
         if not slow:
             raise ValueError(
                 "no variable is slow: no synapse has plasticity; name those that are, slow=(...)"
@@ -43,14 +52,10 @@ class Split:
         self.fast = tuple(name for name in names if name not in slow)
         if not self.fast:
             raise ValueError("every variable is slow; use Tsit5")
+        self.rates = {name: a for name, a in rates.items() if name in self.fast}
         self.shapes = problem.layout.shapes
         self.dtype = problem.y0[self.slow[0]].dtype
-        self.parts: dict[str, slice] = {}
-        start = 0
-        for name in self.slow:
-            size = torch.Size(self.shapes[name]).numel()
-            self.parts[name] = slice(start, start + size)
-            start += size
+        self.parts = slices({name: self.shapes[name] for name in self.slow})
 
     def pack(self, state: State) -> Tensor:
         """Return the slow variables as one vector of float64."""
@@ -76,7 +81,7 @@ class Split:
         return torch.stack([flat[part].square().mean().sqrt() for part in self.parts.values()])
 
 
-def plastic(problem: Problem) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _plastic(problem: Problem) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the weights that learn, and what their rules keep besides."""
     weights, kept = [], []
     for current in problem.system.currents:
@@ -87,7 +92,7 @@ def plastic(problem: Problem) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(weights), tuple(kept)
 
 
-def decay_rates(problem: Problem, besides: tuple[str, ...]) -> dict[str, float]:
+def _decay_rates(problem: Problem, besides: tuple[str, ...]) -> dict[str, float]:
     """Return a < 0 of dy/dt = a·y + rest for every variable, the mean over its units.
 
     From the equations where they say it; else from the change of the derivative with the variable.
@@ -98,7 +103,10 @@ def decay_rates(problem: Problem, besides: tuple[str, ...]) -> dict[str, float]:
     still = problem.field(t, y)
     rates: dict[str, float] = {}
     for name, value in y.items():
-        if name in besides or not value.numel():
+        if name in besides:
+            continue
+        if not value.numel():
+            rates[name] = 0.0
             continue
         a = float(known[name].mean()) if name in known else 0.0
         if not a < 0 and name in still:
@@ -109,17 +117,13 @@ def decay_rates(problem: Problem, besides: tuple[str, ...]) -> dict[str, float]:
     return rates
 
 
-def slow_variables(
-    problem: Problem, named: tuple[str, ...] | None, rates: dict[str, float], period: float
-) -> tuple[str, ...]:
-    """Return the names given; or the weights, and what their rules keep that is as slow.
+def _slow_variables(problem: Problem, rates: dict[str, float], period: float) -> tuple[str, ...]:
+    """Return the weights, and what their rules keep that is as slow.
 
     A variable of a rule is slow where it relaxes by less than a twentieth within a period, and
     within the slowest relaxation of the neurons.
     """
-    if named is not None:
-        return named
-    weights, kept = plastic(problem)
+    weights, kept = _plastic(problem)
     own = [-a for name, a in rates.items() if name not in kept and a < 0]
     scale = max(period, 1 / min(own) if own else 0.0)
     return weights + tuple(name for name in kept if -rates.get(name, 0.0) * scale < 0.05)

@@ -57,8 +57,8 @@ class Embedded(Solver):
     together : bool, optional
         Whether a batch takes its steps together, with the mean of the error over the batch too, and
         integral control (HNW I, II.4, (4.13)), which lengthens them faster, from a longer first
-        one: fewer steps at less cost each, as suits a learned field. What comes out for a sample then depends, within the
-        tolerance, on its neighbours.
+        one: fewer steps at less cost each, as suits a learned field. What comes out for a sample
+        then depends, within the tolerance, on its neighbours.
     tape : float, optional
         Memory that the graph of a run may take for gradients, in MiB. Beyond it a step is kept by
         where it begins, and repeated in the backward pass: the same gradients, second derivatives

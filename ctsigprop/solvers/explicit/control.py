@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -77,8 +76,7 @@ class Control:
         self.atol = spread(atol, layout, y)
         self.exponent = 1 / method.tableau.order
         self.together = together
-        self.proportional = 0.0 if together else PROPORTIONAL * self.exponent
-        self.integral = self.exponent if together else INTEGRAL * self.exponent
+        self.integral, self.proportional = _powers(self.exponent, together)
         self.previous = torch.full((len(y),), FLOOR, dtype=torch.float64, device=y.device)
         self.retried = torch.zeros(len(y), dtype=torch.bool, device=y.device)
         self.calm = True
@@ -185,10 +183,9 @@ class Control:
 
     def pace(self) -> Pace:
         """Return the steps of one sample in plain numbers."""
-        return Pace(
-            float(self.h), float(self.previous), bool(self.retried), self.integral,
-            self.proportional, self.exponent,
-        )  # fmt: skip
+        pace = Pace(float(self.h), self.exponent, self.together)
+        pace.previous, pace.retried = float(self.previous), bool(self.retried)
+        return pace
 
     def resume(self, pace: Pace) -> None:
         """Go on from the steps of one sample."""
@@ -220,16 +217,20 @@ class Control:
             return speed > 0.95 * self.method.tableau.stability
 
 
-@dataclass
+def _powers(exponent: float, together: bool) -> tuple[float, float]:
+    """Return to which power the next step goes with the error, and with the one before."""
+    if together:
+        return exponent, 0.0
+    return INTEGRAL * exponent, PROPORTIONAL * exponent
+
+
 class Pace:
     """The control of one sample's steps: that of `Control`, in plain numbers."""
 
-    h: float
-    previous: float
-    retried: bool
-    integral: float
-    proportional: float
-    exponent: float
+    def __init__(self, h: float, exponent: float, together: bool = False) -> None:
+        self.h, self.previous, self.retried = h, FLOOR, False
+        self.exponent = exponent
+        self.integral, self.proportional = _powers(exponent, together)
 
     def follow(self, size: float, error: float, cut: bool) -> None:
         """Set the next step after one of which the sample was accepted, or has to repeat it."""

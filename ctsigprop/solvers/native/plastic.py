@@ -15,7 +15,7 @@ from ctsigprop.models.synapses import Synapse
 from ctsigprop.solvers.base import Problem
 from ctsigprop.solvers.explicit import control as control_
 from ctsigprop.solvers.explicit.adaptive import Embedded
-from ctsigprop.solvers.explicit.control import Control
+from ctsigprop.solvers.explicit.control import Control, Pace
 from ctsigprop.solvers.explicit.march import EVERY, ROUNDINGS, STRETCH, March
 from ctsigprop.solvers.explicit.onestep import RungeKutta
 from ctsigprop.solvers.explicit.structured import CANCELLED
@@ -139,7 +139,7 @@ class _Adaptive:
         self.nodes = schedule.tableau.c
         self.polynomials = np.array(schedule.tableau.dense)
         self.t, self.sign = self.times[0], math.copysign(1.0, self.times[-1] - self.times[0])
-        self.h, self.previous, self.retried = 0.0, control_.FLOOR, False
+        self.pace = Pace(0.0, self.exponent)
         self.tried = self.rejected = self.evaluations = 0
         self.pointer, self.next_row, self.phase, self.since = 0, 1, 0, 0
         self.entered = True  # whether the state is that with which the next step begins
@@ -167,8 +167,8 @@ class _Adaptive:
         """Take steps; return whether the end was reached."""
         schedule, machine, solver = self.schedule, self.machine, self.solver
         most, end, sign, stages = solver.max_steps, self.times[-1], self.sign, schedule.stages
-        exponent, nodes, timed = self.exponent, self.nodes, schedule.network.tape.timed
-        cell = self.cell
+        nodes, timed, cell = self.nodes, schedule.network.tape.timed, self.cell
+        pace = self.pace
         self._begin(first=True)
         target, low, high = self.stops[0]
         while True:
@@ -176,12 +176,12 @@ class _Adaptive:
             if turn >= most:
                 return False
             if turn % EVERY == 0:
-                if abs(end - self.t) / self.h > most - self.tried:
+                if abs(end - self.t) / pace.h > most - self.tried:
                     return False
                 self._tell()
             remaining = target - self.t
-            landing = self.h * STRETCH >= abs(remaining)
-            size = remaining if landing else self.h * sign
+            landing = pace.h * STRETCH >= abs(remaining)
+            size = remaining if landing else pace.h * sign
             np.multiply(self.coefficients, size, out=self.table)
             if timed:
                 for i in range(1, stages):
@@ -193,21 +193,14 @@ class _Adaptive:
             error = self._largest(schedule.norms[self.phase])
             if not error < math.inf:
                 return False
+            before = pace.h, pace.previous, pace.retried
+            pace.follow(abs(size), error, landing)
+            if pace.h < ROUNDINGS * math.ulp(self.t):
+                pace.h, pace.previous, pace.retried = before  # this step is to be taken again
+                return False
+            self.tried += 1
+            self.evaluations += stages - 1
             if error <= 1:
-                factor = max(error, 1e-10) ** (-control_.INTEGRAL * exponent)
-                factor *= self.previous ** (control_.PROPORTIONAL * exponent)
-                factor *= control_.SAFETY
-                factor = min(max(factor, control_.SMALLEST), control_.LARGEST)
-                if self.retried:
-                    factor = min(factor, 1.0)
-                h = abs(size) * factor
-                if landing or size == 0:
-                    h = max(h, self.h)
-                if h < ROUNDINGS * math.ulp(abs(self.t)):
-                    return False
-                self.h, self.previous, self.retried = h, max(error, control_.FLOOR), False
-                self.tried += 1
-                self.evaluations += stages - 1
                 reached = target if landing else self.t + size
                 self._record(reached, size, phase)
                 self.t = reached
@@ -223,14 +216,7 @@ class _Adaptive:
                     continue
                 self._enter()
             else:
-                shrunk = (control_.SAFETY * error**-exponent) if error > 0 else 1.0
-                h = abs(size) * min(max(shrunk, control_.SMALLEST), 1.0)
-                if h < ROUNDINGS * math.ulp(abs(self.t)):
-                    return False
-                self.h, self.retried = h, True
-                self.tried += 1
                 self.rejected += 1
-                self.evaluations += stages - 1
 
     def _enter(self) -> None:
         """Go on to the next phase; what leads to it is run with its step."""
@@ -260,7 +246,7 @@ class _Adaptive:
         if not first:
             return
         if self.solver.first_step is not None:
-            self.h = self.solver.first_step
+            self.pace.h = self.solver.first_step
             return
         state, slope, difference = schedule.first_norms
         machine.call(schedule.weigh)
@@ -274,7 +260,7 @@ class _Adaptive:
         steepest = max(d1, self._largest(difference) / h0)
         h1 = max(h0 * 0.001, 1e-06) if steepest <= 1e-15 else (0.01 / steepest) ** self.exponent
         h = min(100 * h0, h1)
-        self.h = h if math.isfinite(h) and h > 0 else h0
+        self.pace.h = h if math.isfinite(h) and h > 0 else h0
 
     def _largest(self, norm: Norm) -> float:
         """Return the largest norm of any variable, NaN if there is one."""
@@ -336,10 +322,7 @@ class _Adaptive:
         if not self.entered:
             self.machine.call(phase.enter)
         state, slope = self.machine.row(phase.now), self.machine.row(phase.slope)
-        control.h.fill_(self.h)
-        control.previous.fill_(self.previous)
-        control.retried.fill_(self.retried)
-        control.calm = not self.retried
+        control.resume(self.pace)
         march.go_on(self.t, state, slope, self.pointer, self.next_row, self.tried, self.rejected)
 
 

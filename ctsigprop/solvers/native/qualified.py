@@ -10,7 +10,7 @@ from ctsigprop.models.inputs import Input, LearningSignal
 from ctsigprop.models.neurons import TextNeuron
 from ctsigprop.models.plasticity import TextPlasticity
 from ctsigprop.models.synapses import Synapse
-from ctsigprop.signals import Constant, Held, Noise, Pulse, Signal
+from ctsigprop.signals import Signal
 from ctsigprop.solvers.native.tape import UnfitError
 from ctsigprop.terms import Source
 
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from ctsigprop.system import System
 
 __all__ = ["require_text"]
-
-HELD = (Constant, Held, Noise, Pulse)
-"""Signals that do not move between their jumps."""
 
 
 def require_text(system: System, layout: Layout, given: Mapping[str, Signal]) -> None:
@@ -63,5 +60,5 @@ def _signal(source: Source, given: Mapping[str, Signal]) -> Signal:
 
 
 def _require_held(signal: Signal, what: str) -> None:
-    if type(signal) not in HELD:
+    if not signal.stepwise:
         raise UnfitError(f"{what} moves between jumps: it is a {type(signal).__name__}")

@@ -12,15 +12,13 @@ from ctsigprop.models.inputs import Input, LearningSignal
 from ctsigprop.models.neurons import TextNeuron
 from ctsigprop.models.plasticity import TextPlasticity
 from ctsigprop.models.synapses import Synapse
-from ctsigprop.signals import Constant, Held, Noise, Pulse, Signal
+from ctsigprop.signals import Signal
 from ctsigprop.solvers.base import Layout
 from ctsigprop.solvers.native.scalars import LARGEST, MOST_CHANNELS, NotScalarError, Scalars
 from ctsigprop.system import System
 from ctsigprop.terms import Current, Source, Term
 
 __all__ = ["scalars"]
-
-HELD: tuple[type[Signal], ...] = (Constant, Held, Noise, Pulse)
 
 
 def scalars(system: System, layout: Layout, inputs: Mapping[str, Signal]) -> Scalars:
@@ -81,7 +79,7 @@ class _Writer:
         return self.known[key]
 
     def _signal(self, signal: Signal, source: Source | None, channel: int) -> str:
-        if type(signal) not in HELD:
+        if not signal.stepwise:
             what = "a gate" if source is None else f"source '{source.name}'"
             raise NotScalarError(f"the signal of {what} changes between its jumps")
         key = (id(signal), "" if source is None else source.name, channel)

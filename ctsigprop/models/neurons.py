@@ -210,7 +210,8 @@ class VectorField(Neuron):
     ----------
     field : callable or torch.nn.Module
         ``field(t, y) -> dy/dt``, with y and its derivative ``(*batch, size)``, and t a number, or
-        ``(*batch, 1)`` where each sample has a time of its own.
+        ``(*batch, 1)`` where each sample has a time of its own. It has no native form; one made
+        with ``torch.compile`` is taken as it is.
     size : int
         Length of y.
     name, variable : str

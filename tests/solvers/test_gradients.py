@@ -392,6 +392,19 @@ def test_a_batch_steps_together():
         ct.solve(learned(field), {"y": y0}, own, together=True)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # by torch's own compiler
+@pytest.mark.parametrize("tape", [WHOLE, 0.0], ids=["kept", "repeated"])
+def test_a_compiled_field_has_the_same_gradients(tape):
+    field, y0 = network(), torch.linspace(-2, 2, 40, dtype=F64).reshape(20, 2)
+    found = []
+    for f in (field, torch.compile(field, backend="aot_eager")):  # needs no compiler
+        system = ct.System(ct.VectorField(lambda _t, y, f=f: f(y), size=2))
+        run = ct.solve(system, {"y": y0}, [0.0, 3.0], tape=tape)
+        found.append([run["y"][-1], *torch.autograd.grad(run["y"][-1].sum(), field.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("bad", [-1.0, math.nan, "1"])
 def test_limits_that_are_refused(bad):
     for make in (lambda: ct.Tsit5(tape=bad), lambda: ct.RK4(dt=0.1, tape=bad)):

@@ -54,6 +54,8 @@ class Solution:
         The output times that were asked for; `t` is as many of them as were reached.
     functions : tuple of str
         Which arguments of `solve` were functions, and cannot be stored as data.
+    differentiable : bool
+        Whether gradients were wanted: some steps are taken otherwise where they are not.
 
     Examples
     --------
@@ -77,6 +79,7 @@ class Solution:
     interpolant: Callable[[Tensor], State] | None = None
     batch: tuple[int, ...] = ()
     functions: tuple[str, ...] = ()
+    differentiable: bool = False
 
     def __post_init__(self) -> None:
         self._versions = _versions(self.system)
@@ -238,6 +241,7 @@ def provenance(run: Solution) -> tuple[dict[str, Any], dict[str, Tensor]]:
             for name in ("ctsigprop", "torch", "numpy", "scipy", "torchdiffeq", "brian2")
         },
         "threads": torch.get_num_threads(),
+        "differentiable": run.differentiable,
         "opaque": [],
     }
     parts = {

@@ -202,6 +202,7 @@ def solve(
             for name, given in (("events", watched), ("impulses", kicks), ("past", past))
             if given
         ),
+        differentiable=wanted,
     )
     if failure is not None:
         failure.partial = run
@@ -257,20 +258,23 @@ def rerun(tree: DataTree, system: System | None = None) -> Solution:
     solver = given = build(recipe["solver"], arrays)
     native = tree.attrs["statistics"].get("native", False)
     if isinstance(solver, Embedded | FixedRungeKutta) and not native:
-        solver = solver.with_options(native=False)  # as it was: its gradients are not wanted now
+        solver = solver.with_options(native=False)  # as it was, perhaps where numba was missing
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe["threads"])
     try:
-        with torch.no_grad():
+        differentiable = recipe.get("differentiable", False)  # its steps may be taken otherwise
+        y0 = build(recipe["y0"], arrays)
+        with torch.set_grad_enabled(differentiable):
             run = solve(
                 again,
-                build(recipe["y0"], arrays),
+                {name: value.requires_grad_(differentiable) for name, value in y0.items()},
                 build(recipe["t"], arrays),
                 solver=solver,
                 inputs=build(recipe["inputs"], arrays),
             )
     finally:
         torch.set_num_threads(threads)
+    run.states = {name: value.detach() for name, value in run.states.items()}
     run.solver = given
     return run
 

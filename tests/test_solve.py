@@ -1006,6 +1006,23 @@ def test_a_stored_run_is_repeated_bit_for_bit(tmp_path, name, label, suffix):
         assert torch.equal(again[key], values), key
 
 
+@pytest.mark.parametrize("learned", [True, False])
+def test_a_run_is_repeated_on_the_path_that_it_took(learned):
+    """Without gradients Euler's steps are taken in buffers: the same but for rounding."""
+    draw = torch.Generator().manual_seed(0)
+    w, x = (torch.rand(*shape, generator=draw, dtype=F64) for shape in ((30, 40), (5, 40)))
+    y = ct.rate("y", 30, tau=1.3)
+    system = ct.System(ct.Source("x", 40, x), y, ct.Synapse("x", "y", w))
+    start = {"s_y": torch.zeros(5, 30, dtype=F64, requires_grad=learned)}
+    run = ct.solve(system, start, [0.0, 6.0, 8.0], solver=ct.Euler(dt=0.3, native=False))
+    assert run.differentiable == learned
+    assert bool(run.statistics.hoisted) != learned
+    again = ct.rerun(run.to_xarray())
+    for key, values in run.states.items():
+        assert torch.equal(again[key], values), key
+        assert not again[key].requires_grad
+
+
 def test_a_run_of_a_system_that_has_changed_since_says_so():
     system = decay().learn("a")
     run = ct.solve(system, {"x": 1.0})

@@ -163,14 +163,19 @@ def by_torchdiffeq(field: Any, w0: Array, end: float, **options: Any) -> Run:
     return run
 
 
+def largest(parts: Any) -> Any:
+    """Return the largest over the variables of the root mean square of each, for diffrax."""
+    import jax
+    import jax.numpy as jnp
+
+    return jnp.stack([jnp.sqrt(jnp.mean(part**2)) for part in jax.tree.leaves(parts)]).max()
+
+
 def by_diffrax(field: Any, w0: Array, end: float, tolerance: float = TOLERANCE) -> Run:
     """Return the solution of neurons from zero, and weights from w0, by diffrax."""
     import diffrax as dx  # type: ignore[import-not-found]
     import jax
     import jax.numpy as jnp
-
-    def largest(parts: Any) -> Any:
-        return jnp.stack([jnp.sqrt(jnp.mean(part**2)) for part in jax.tree.leaves(parts)]).max()
 
     control = dx.PIDController(rtol=tolerance, atol=tolerance, norm=largest)
 

@@ -262,9 +262,14 @@ class Rhythm(Signal):
 
     def forward(self, t: Tensor) -> Tensor:
         """Return the value at `t`."""
-        angle = 2 * math.pi * self.frequency * t.to(torch.float64) + self.phase
+        angle = self.angular * t.to(torch.float64) + self.phase
         wave, begun = (_last(v, self.amplitude) for v in (torch.cos(angle), t >= self.onset))
         return begun * (self.offset + self.amplitude * wave)
+
+    @property
+    def angular(self) -> float:
+        """The angular frequency, 2π·frequency."""
+        return 2 * math.pi * self.frequency
 
     def jumps(self, start: float, stop: float) -> list[float]:
         """Return the onset where it lies inside the span."""

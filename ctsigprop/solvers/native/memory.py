@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ctsigprop.models.synapses import Synapse
+from ctsigprop.signals import Constant, Rhythm
 from ctsigprop.solvers.base import Problem
 from ctsigprop.solvers.native import machine
 from ctsigprop.solvers.native.compiled import Kernel, compiled
@@ -90,13 +91,18 @@ class Memory:
         """Read the signals at a time, and take what depends on them alone."""
         at = torch.tensor(t, dtype=torch.float64)
         given = self.problem.inputs
-        for place, samples, width, source in self.network.sources:
+        for place, samples, width, source, part in self.network.sources:
             signal = given.get(source.name, source.signal)
             assert signal is not None
-            value = source.values(signal, at).detach().numpy()
+            held = Constant(getattr(signal, part)) if part else signal
+            value = source.values(held, at).detach().numpy()
             if value.ndim > 1:
                 value = value.reshape(-1, width)
             self.m[place : place + samples * width].reshape(samples, width)[:] = value
+        for speed, phase, source in self.network.rhythms:
+            rhythm = given.get(source.name, source.signal)
+            assert isinstance(rhythm, Rhythm)
+            self.m[speed], self.m[phase] = rhythm.angular, rhythm.phase
         for place, n, signal, only_open in self.network.gates:
             value = signal(at)
             if value.dim():

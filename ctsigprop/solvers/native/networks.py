@@ -14,7 +14,7 @@ from ctsigprop.models.inputs import Input
 from ctsigprop.models.neurons import TextNeuron
 from ctsigprop.models.plasticity import TextPlasticity
 from ctsigprop.models.synapses import Synapse
-from ctsigprop.signals import Signal
+from ctsigprop.signals import Rhythm, Signal
 from ctsigprop.solvers.native import machine as ops
 from ctsigprop.solvers.native.qualified import require_text
 from ctsigprop.solvers.native.rules import Rule
@@ -54,7 +54,10 @@ class Network:
     matrices : list
         ``(place, synapse)`` of fixed weights.
     sources, gates : list
-        ``(place, samples, width, source)`` and ``(place, width, signal)``, read at every jump.
+        ``(place, samples, width, source, part)`` and ``(place, width, signal, open)``, read at
+        every jump; the parts are those of rhythms.
+    rhythms : list
+        ``(place, place, source)`` of their angular frequencies and phases.
 
     Raises
     ------
@@ -74,7 +77,8 @@ class Network:
         self.matrices: list[tuple[int, Synapse]] = []
         self.bounds: list[tuple[int, int, Synapse]] = []
         self.masks: list[tuple[int, int, Synapse]] = []
-        self.sources: list[tuple[int, int, int, Source]] = []
+        self.sources: list[tuple[int, int, int, Source, str]] = []
+        self.rhythms: list[tuple[int, int, Source]] = []
         self.gates: list[tuple[int, int, Signal, bool]] = []
         self._read: dict[tuple[Any, ...], Value] = {}
         require_text(system, layout, given)
@@ -159,13 +163,33 @@ class Network:
             population = self.system.populations[name]
             n = self.samples * population.size
             if isinstance(population, Source):
-                value = Value(self.tape.space(n), n, held=True)
-                self.sources.append((value.place, self.samples, population.size, population))
+                signal = self.given.get(name, population.signal)
+                rhythmic = isinstance(signal, Rhythm)
+                value = self._rhythm(population) if rhythmic else self._held(population)
             else:
                 assert isinstance(population, TextNeuron)
                 value = self._output(population, population.equations.code(population.output))
             self._activities[name] = value
         return self._activities[name]
+
+    def _held(self, source: Source, part: str = "") -> Value:
+        """Return what a source's signal holds, or a part of it."""
+        n = self.samples * source.size
+        value = Value(self.tape.space(n), n, held=True)
+        self.sources.append((value.place, self.samples, source.size, source, part))
+        return value
+
+    def _rhythm(self, source: Source) -> Value:
+        """Return offset + amplitude · cos(speed · t + phase)."""
+        tape = self.tape
+        speed, phase = (Value(tape.space(1), 1, held=True) for _ in "ab")
+        self.rhythms.append((speed.place, phase.place, source))
+        angle = tape.entrywise(ops.ADD, tape.entrywise(ops.MUL, tape.clock(1), speed), phase)
+        wave = tape.entrywise(ops.UNARY, angle, None, ops.COS)
+        one = tape.constant(1.0, 1)
+        return tape.sum(
+            [(one, self._held(source, "offset")), (wave, self._held(source, "amplitude"))]
+        )
 
     def _output(self, neuron: TextNeuron, code: ast.expr) -> Value:
         n = self.samples * neuron.size
@@ -241,7 +265,14 @@ class Network:
         return tape.entrywise(ops.MUL, tape.constant(current.strength, source.n), source)
 
     def _through(self, synapse: Synapse, post: int) -> Value:
-        x = self.arriving(synapse)
+        x, lazy = self.arriving(synapse), self.by_name.get(synapse.name)
+        by_parts = lazy.by_row if lazy is not None else not synapse.plasticity
+        if not (x.parts and by_parts):
+            return self._image(synapse, x, post)
+        return self.tape.sum([(k, self._image(synapse, part, post)) for k, part in x.parts])
+
+    def _image(self, synapse: Synapse, x: Value, post: int) -> Value:
+        """Return W x."""
         pre = x.n // self.samples
         lazy = self.by_name.get(synapse.name)
         if lazy is not None:
@@ -273,9 +304,11 @@ class Network:
         return low, Value(low.place + n, n, held=True)
 
     def _matvec(self, term: Any, x: Value, post: int, pre: int) -> Value:
-        place = self.tape.space(post * pre)
-        self.matrices.append((place, term))
-        return self._products(place, x, post, pre, held=x.held)
+        key = ("matrix", id(term))
+        if key not in self._read:
+            self._read[key] = Value(self.tape.space(post * pre), post * pre, held=True)
+            self.matrices.append((self._read[key].place, term))
+        return self._products(self._read[key].place, x, post, pre, held=x.held)
 
     def _products(self, w: int, x: Value, post: int, pre: int, *, held: bool) -> Value:
         found = Value(self.tape.space(self.samples * post), self.samples * post, held)

@@ -108,7 +108,11 @@ def _scheduled(
             known[key] = Schedule(network, tableau, measured)
         except UnfitError as reason:
             known[key] = str(reason)
-    return known[key]
+    found = known[key]
+    dtype = next(iter(problem.y0.values())).dtype
+    if isinstance(found, Schedule) and found.network.rhythms and dtype != torch.float64:
+        return f"a rhythm needs a clock of float64, and the state is of {dtype}"
+    return found
 
 
 @final

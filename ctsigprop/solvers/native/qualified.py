@@ -10,7 +10,7 @@ from ctsigprop.models.inputs import Input, LearningSignal
 from ctsigprop.models.neurons import TextNeuron
 from ctsigprop.models.plasticity import TextPlasticity
 from ctsigprop.models.synapses import Synapse
-from ctsigprop.signals import Signal
+from ctsigprop.signals import Rhythm, Signal
 from ctsigprop.solvers.native.tape import UnfitError
 from ctsigprop.terms import Source
 
@@ -33,7 +33,9 @@ def require_text(system: System, layout: Layout, given: Mapping[str, Signal]) ->
         if population.size == 0:
             raise UnfitError(f"population '{population.name}' is empty")
     for source in system.sources:
-        _require_held(_signal(source, given), f"source '{source.name}'")
+        entering = _signal(source, given)
+        if not isinstance(entering, Rhythm) or entering.onset > -math.inf:
+            _require_held(entering, f"source '{source.name}'")
     for current in system.currents:
         if type(current) not in (Synapse, Input, LearningSignal):
             raise UnfitError(f"current '{current.name}' is no Synapse, Input or LearningSignal")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, final
 
 from ctsigprop.equations import Equations
@@ -42,14 +43,23 @@ class Rule:
         structure = self.rule.structure
         assert structure is not None
         for post, pre in structure.outer:
-            p, q = self._product(post, pre)
-            moving, staying = (p, q) if lazy.by_row else (q, p)
-            for s in range(self.samples):
-                pair = _part(moving, s, lazy.moving), _part(staying, s, lazy.staying)
-                (lazy.held if staying.held else lazy.new).append(pair)
+            for moving, staying in self._columns(*self._product(post, pre), lazy.by_row):
+                for s in range(self.samples):
+                    pair = _part(moving, s, lazy.moving), _part(staying, s, lazy.staying)
+                    (lazy.held if staying.held else lazy.new).append(pair)
         side = "post" if lazy.by_row else "pre"
         found = [structure.decay_scalar, structure.decay_post, structure.decay_pre]
         return [self._decay(decay.code, side) for decay in found if decay is not None]
+
+    def _columns(self, p: Value, q: Value, by_row: bool) -> Iterator[tuple[Value, Value]]:
+        """Yield the moving and the staying factors of an outer product, of parts that are held."""
+        if not by_row:
+            yield q, p
+            return
+        if not q.parts:
+            yield p, q
+        for number, part in q.parts:
+            yield self.tape.entrywise(ops.MUL, p, self.tape.spread(number, 1, p.n)), part
 
     def entries(self) -> None:
         """Enter the rule entry by entry."""

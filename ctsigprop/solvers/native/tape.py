@@ -76,11 +76,15 @@ class UnfitError(Exception):
 
 @dataclass(frozen=True)
 class Value:
-    """A vector: where it lies, its length, and whether it is held between jumps."""
+    """A vector: where it lies, its length, and whether it is held between jumps.
+
+    One that moves along vectors that are held has `parts`: numbers, and what each is times.
+    """
 
     place: int
     n: int
     held: bool = False
+    parts: tuple[tuple[Value, Value], ...] = ()
 
 
 def instruction(*numbers: int) -> Row:
@@ -217,6 +221,15 @@ class Tape:
             case ast.Call(func=ast.Name(id=name), args=[x]) if name in _UNARY:
                 return self.entrywise(ops.UNARY, of(x), None, _UNARY[name])
         raise UnfitError(f"'{ast.unparse(node)}' has no native form")
+
+    def sum(self, parts: Sequence[tuple[Value, Value]]) -> Value:
+        """Return the sum of vectors, each times a number."""
+        n = parts[0][1].n
+        found = Value(self.space(n), n, parts=tuple(parts))
+        self.write(ops.FILL, found.place, 0, 0, n)
+        for number, vector in parts:
+            self.write(ops.ADD_SCALED, found.place, number.place, vector.place, n)
+        return found
 
     def clock(self, n: int) -> Value:
         """Return the time of the stage as a vector."""

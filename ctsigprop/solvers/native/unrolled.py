@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from itertools import product
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ctsigprop.models.inputs import Input, LearningSignal
 from ctsigprop.models.neurons import TextNeuron
 from ctsigprop.models.plasticity import TextPlasticity
 from ctsigprop.models.synapses import Synapse
-from ctsigprop.signals import Signal
+from ctsigprop.signals import Constant, Rhythm, Signal
 from ctsigprop.solvers.base import Layout
 from ctsigprop.solvers.native.scalars import LARGEST, MOST_CHANNELS, NotScalarError, Scalars
 from ctsigprop.system import System
@@ -44,6 +45,7 @@ class _Writer:
         self.values: list[Tensor] = []
         self.known: dict[tuple[int, str, int], str] = {}
         self.channels: dict[tuple[int, str, int], tuple[Signal, Source | None, int]] = {}
+        self.rhythms: dict[Rhythm, tuple[str, Constant, Constant]] = {}
         self.results: dict[str, str] = {}
         self.seen: dict[tuple[str, int], str] = {}
         self.blocks = 0
@@ -69,7 +71,7 @@ class _Writer:
     def _state(self, name: str, position: int) -> str:
         return f"y{self.layout.slices[name].start + position}"
 
-    def _value(self, owner: Term, name: str, value: Tensor, position: int) -> str:
+    def _value(self, owner: nn.Module, name: str, value: Tensor, position: int) -> str:
         """Return the parameter that is one number of a tensor."""
         position = position if value.dim() else 0
         key = (id(owner), name, position)
@@ -79,6 +81,8 @@ class _Writer:
         return self.known[key]
 
     def _signal(self, signal: Signal, source: Source | None, channel: int) -> str:
+        if isinstance(signal, Rhythm) and signal.onset == -math.inf:
+            return self._rhythm(signal, source, channel)
         if not signal.stepwise:
             what = "a gate" if source is None else f"source '{source.name}'"
             raise NotScalarError(f"the signal of {what} changes between its jumps")
@@ -88,6 +92,20 @@ class _Writer:
                 raise NotScalarError(f"signals have more than {MOST_CHANNELS} channels")
             self.channels[key] = (signal, source, channel)
         return f"a{list(self.channels).index(key)}"
+
+    def _rhythm(self, signal: Rhythm, source: Source | None, channel: int) -> str:
+        if signal not in self.rhythms:
+            speed, phase = (
+                self._value(
+                    signal, name, torch.tensor(getattr(signal, name), dtype=torch.float64), 0
+                )
+                for name in ("angular", "phase")
+            )
+            wave = self._define(f"cos({speed} * t + {phase})")
+            self.rhythms[signal] = wave, Constant(signal.offset), Constant(signal.amplitude)
+        wave, offset, amplitude = self.rhythms[signal]
+        mean, most = (self._signal(part, source, channel) for part in (offset, amplitude))
+        return self._define(f"{mean} + {most} * {wave}")
 
     def _gate(self, signal: Signal) -> str:
         if signal.size:

@@ -151,6 +151,28 @@ def test_outer_products(name, batch):
 
 
 @pytest.mark.parametrize("batch", [0, 3], ids=["one", "shared by a batch"])
+@pytest.mark.parametrize("solver", [SOLVERS[0], EQUAL[0]], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("name", ["oja", "column decay", "two products", "bcm", "soft bounds"])
+def test_rhythms(name, solver, batch):
+    batches = [batch] * (batch > 0)
+    amplitude, offset = (uniform(*batches, 24, seed=seed) for seed in (1, 2))
+    own = ct.Rhythm(amplitude, 0.3, phase=0.4, offset=offset)
+    rule = (RULES | ENTRY_BY_ENTRY)[name]()
+    system = ct.System(
+        ct.Source("x", 24, own),
+        ct.Source("u", 1, ct.Rhythm(0.3, 0.7)),
+        ct.rate("y", 20),
+        ct.Synapse("x", "y", uniform(20, 24, scale=0.1), plasticity=rule, shared=batch > 0),
+        ct.Synapse("x", "y", uniform(20, 24, seed=3, scale=0.1), name="fixed"),
+        ct.Input("u", "y", gain=0.5),
+    )
+    compare(system, [0.0, 0.7, 3.0, 6.0], solver=solver)
+    if solver is SOLVERS[0]:  # a rhythm that is given has other numbers, and the same instructions
+        other = ct.Rhythm(offset, 0.2, offset=amplitude)
+        compare(system, [1.0, 4.0], solver=solver, inputs={"x": other})
+
+
+@pytest.mark.parametrize("batch", [0, 3], ids=["one", "shared by a batch"])
 @pytest.mark.parametrize("name", ENTRY_BY_ENTRY)
 def test_entry_by_entry(name, batch):
     assert compare(network(ENTRY_BY_ENTRY[name](), batch=batch)).statistics.low_rank == ()
@@ -362,7 +384,13 @@ def moving(signal):
 
 
 UNFIT = {
-    "a rhythm": (lambda: moving(ct.Rhythm(torch.ones(4, dtype=F64), 0.3)), {}, "moves between"),
+    "a trace": (lambda: moving(ct.Sampled([0.0, 1.0], uniform(2, 4))), {}, "moves between"),
+    "a rhythm that begins": (lambda: moving(ct.Rhythm(1.0, 0.3, onset=0.1)), {}, "moves between"),
+    "a rhythm in float32": (
+        lambda: moving(ct.Rhythm(1.0, 0.3)).to(torch.float32),
+        {"rtol": 1e-4},
+        "a rhythm needs a clock of float64",
+    ),
     "another rule": (lambda: network(ct.Sanger(0.01)), {}, "no TextPlasticity"),
     "weights of each sample": (
         lambda: moving(ct.Constant(uniform(2, 4))),

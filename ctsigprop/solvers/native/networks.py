@@ -161,7 +161,6 @@ class Network:
         """Return the activity of a population, ``samples·size`` numbers."""
         if name not in self._activities:
             population = self.system.populations[name]
-            n = self.samples * population.size
             if isinstance(population, Source):
                 signal = self.given.get(name, population.signal)
                 rhythmic = isinstance(signal, Rhythm)

@@ -16,11 +16,15 @@ class Anderson:
     """Extrapolation of a fixed-point iteration y -> g(y) of each sample from its last sweeps.
 
     The next y is the mixture of the last g(y) whose residuals g(y) − y, mixed alike, are smallest.
+
+    Parameters
+    ----------
+    depth : int
+        How many sweeps are remembered.
     """
 
-    depth = 5
-
-    def __init__(self) -> None:
+    def __init__(self, depth: int = 5) -> None:
+        self.depth = depth
         self._values: list[Tensor] = []
         self._residuals: list[Tensor] = []
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ctsigprop.errors import SeparationError
 from ctsigprop.models.synapses import Synapse
 from ctsigprop.signals import Signal
+from ctsigprop.solvers.anderson import Anderson
 from ctsigprop.solvers.base import Problem, State, slices
 from ctsigprop.solvers.explicit.onestep import phi1
 from ctsigprop.solvers.slow.cycle import Cycle, Stretch
@@ -183,7 +184,7 @@ class Motion:
         SeparationError
             The sweeps do not come to rest.
         """
-        s, memory = guess, _Extrapolation()
+        s, memory = guess, Anderson(MEMORY)
         before = math.inf
         patience = len(self.system.neurons) + 1
         for sweep in range(SWEEPS):
@@ -196,7 +197,8 @@ class Motion:
                 break
             if left <= self.tol * max(scale, 1e-30) or left == 0:
                 return new, moment
-            extrapolated = memory(s, new)
+            before_and_after = ({"s": v.reshape(1, -1)} for v in (s, new))
+            extrapolated = memory.extrapolate(*before_and_after)["s"].view_as(new)
             late = sweep > patience and left > SLOW_SWEEP * before
             s = extrapolated if late else new
             before = left
@@ -340,24 +342,3 @@ def _averaging(synapse: Synapse) -> Synapse:
 def _level(gate: Signal, t: Tensor) -> Tensor:
     value: Tensor = gate(t)
     return value.to(torch.float64).expand(len(t))
-
-
-class _Extrapolation:
-    """Anderson's: the mixture of the last values whose residual is smallest."""
-
-    def __init__(self) -> None:
-        self._values: list[Tensor] = []
-        self._residuals: list[Tensor] = []
-
-    def __call__(self, s: Tensor, new: Tensor) -> Tensor:
-        self._values.append(new)
-        self._residuals.append(new - s)
-        del self._values[:-MEMORY], self._residuals[:-MEMORY]
-        if len(self._values) < 2:
-            return new
-        latest = self._residuals[-1].reshape(-1, 1).double()
-        steps = torch.stack([latest[:, 0] - r.flatten() for r in self._residuals[:-1]], 1)
-        weights = torch.linalg.lstsq(steps, latest).solution[:, 0].to(new)
-        moves = torch.stack([new - v for v in self._values[:-1]], -1)
-        mixed: Tensor = new - moves @ weights
-        return mixed

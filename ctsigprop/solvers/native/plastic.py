@@ -47,8 +47,9 @@ _SCHEDULES: WeakKeyDictionary[System, dict[Any, Schedule | str]] = WeakKeyDictio
 def plastic(problem: Problem, solver: Embedded | FixedRungeKutta) -> str:
     """Integrate a network of one sample; or return why not.
 
-    The network is of neurons and plasticity written as text; its sources and gates are held
-    between their jumps. A batch that shares the weights that learn is one sample.
+    The network is of neurons and plasticity written as text; its gates are held between their
+    jumps, and its sources, too, or they are rhythms. A batch that shares the weights that learn is
+    one sample.
     """
     layout, system = problem.layout, problem.system
     dtype = next(iter(problem.y0.values())).dtype

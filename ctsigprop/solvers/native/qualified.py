@@ -24,7 +24,7 @@ __all__ = ["require_text"]
 def require_text(system: System, layout: Layout, given: Mapping[str, Signal]) -> None:
     """Refuse a network of which something is no text, or moves between the jumps of its inputs.
 
-    `given` are signals of sources that are not their own.
+    A source may be a rhythm. `given` are signals of sources that are not their own.
     """
     for neuron in system.neurons:
         if type(neuron) is not TextNeuron:

@@ -34,7 +34,7 @@ __all__ = ["FEWEST", "TROUBLE", "ensemble"]
 TROUBLE = "a sample met trouble"
 """What is returned where the solver in torch is to say what became of a run."""
 
-FEWEST = 1000
+FEWEST = 100
 """From how many samples on a kernel is chosen by itself."""
 
 SHORTEST, LONGEST = 0.05, 0.2

@@ -181,7 +181,9 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
                 label=SAID.get(who, who),
             )
         axes.set(xscale="log", yscale="log")
-        axes.set_title(row["said"], fontsize=8)
+        axes.set_xlabel(row["said"], fontsize=8)
+        axes.set_xticks(row["values"], [f"{value:g}" for value in row["values"]])
+        axes.minorticks_off()
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=6, frameon=False)

@@ -140,11 +140,10 @@ class _Adaptive:
             cell[schedule.atol_of_weights + i] = of(w.w.name)
         self.times = problem.t.tolist()
         self.stops = _stops(self.times, problem.jumps.tolist())
-        self.exponent = 1 / schedule.tableau.order
         self.nodes = schedule.tableau.c
         self.polynomials = np.array(schedule.tableau.dense)
         self.t, self.sign = self.times[0], math.copysign(1.0, self.times[-1] - self.times[0])
-        self.pace = Pace(0.0, self.exponent)
+        self.pace = Pace(0.0, 1 / schedule.tableau.order)
         self.tried = self.rejected = self.evaluations = 0
         self.pointer, self.next_row, self.phase, self.since = 0, 1, 0, 0
         self.entered = True  # whether the state is that with which the next step begins
@@ -263,7 +262,9 @@ class _Adaptive:
         machine.call(schedule.trial)
         self.evaluations += 1
         steepest = max(d1, self._largest(difference) / h0)
-        h1 = max(h0 * 0.001, 1e-06) if steepest <= 1e-15 else (0.01 / steepest) ** self.exponent
+        h1 = (
+            max(h0 * 0.001, 1e-06) if steepest <= 1e-15 else (0.01 / steepest) ** self.pace.exponent
+        )
         h = min(100 * h0, h1)
         self.pace.h = h if math.isfinite(h) and h > 0 else h0
 

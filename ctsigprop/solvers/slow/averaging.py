@@ -19,7 +19,7 @@ from ctsigprop.solvers.slow.inputs import require_constant, require_forward, req
 from ctsigprop.solvers.slow.macro import Macro, Piece
 from ctsigprop.solvers.slow.motion import Motion
 from ctsigprop.solvers.slow.presentations import WINDOWS, Presentations
-from ctsigprop.solvers.slow.split import Split
+from ctsigprop.solvers.slow.split import Split, conclude, noise_like
 from ctsigprop.terms import Moment
 
 __all__ = ["Averaging"]
@@ -161,8 +161,7 @@ class _Run:
         self.tol = max(least, min(1e-6, 1e-3 * options.rtol))
         self.W0 = split.pack(problem.y0)
         self.estimates: dict[str, float] = {}
-        self.largest = split.sizes(self.W0)
-        self.swing = self.lag = self.added = torch.zeros_like(self.largest)
+        self.swing = self.lag = self.added = torch.zeros_like(split.largest)
 
     def run(self) -> None:
         """Step the slow variables to the end."""
@@ -200,7 +199,7 @@ class _Run:
         self._swing(slow, self.fast, moment, G)
         if self.shown:
             self.estimates["sampling"] = self.shown.error(
-                self._motion, self.split, self.inside, self.pieces, self._scale(W), self.tau
+                self._motion, self.split, self.inside, self.pieces, self.split.scale(W), self.tau
             )
         self._conclude()
 
@@ -248,10 +247,6 @@ class _Run:
     def _motion(self, cycle: Cycle) -> Motion:
         return Motion(self.problem, self.split, cycle, self.tol)
 
-    def _scale(self, W: Tensor) -> Tensor:
-        self.largest = torch.maximum(self.largest, self.split.sizes(W))
-        return self.largest.clamp(min=1e-300)
-
     def _require_slow(self, W: Tensor, G: Tensor, t: float, span: float) -> None:
         """Refuse weights that change while the fast variables relax, or within half a period.
 
@@ -259,7 +254,7 @@ class _Run:
         """
         lag = self.split.sizes(G) * (0.5 * self.period + self.relaxation)
         self.lag = torch.maximum(self.lag, lag)
-        size = torch.maximum(self._scale(W), span * self.split.sizes(G))
+        size = torch.maximum(self.split.scale(W), span * self.split.sizes(G))
         worst = float((lag / size).max())
         if worst > LARGEST_CHANGE:
             name = self.split.slow[int((lag / size).argmax())]
@@ -278,13 +273,13 @@ class _Run:
         to their periodic motion, add to it.
         """
         problem, split = self.problem, self.split
-        rest = self._flat(self.motion.at(t, slow, fast))
-        given = self._flat(problem.y0)
+        rest = self.split.flat(self.motion.at(t, slow, fast))
+        given = self.split.flat(problem.y0)
         spread = fast.std(0, unbiased=False) + 0.5 * fast.abs().mean()
         spread = torch.where(spread > 0, spread, torch.ones_like(spread))
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(rest.shape, generator=generator, dtype=torch.float64).to(rest)
-        starts = torch.stack([rest, given, rest + spread * noise, 2 * fast.mean() - rest])
+        starts = torch.stack(
+            [rest, given, rest + spread * noise_like(rest), 2 * fast.mean() - rest]
+        )
         apart = (starts[1:] - starts[0]).abs().amax(1)
         far = apart > 1e-9 * (1e-300 + rest.abs().max())
         ratio, rounds = 0.0, math.ceil(4 * self.relaxation / self.period) if self.period else 1
@@ -315,9 +310,6 @@ class _Run:
         self.added = split.sizes(added)
         return self.W0 + added
 
-    def _flat(self, state: State) -> Tensor:
-        return torch.cat([state[name].reshape(-1) for name in self.split.fast])
-
     def _swing(self, slow: State, fast: Tensor, moment: Moment, G: Tensor) -> None:
         """Note how far the slow variables swing within a period."""
         nodes = len(self.motion.times)
@@ -339,17 +331,10 @@ class _Run:
 
     def _conclude(self) -> None:
         W = self.pieces[-1].end
-        late = (self.lag + self.swing + 0.1 * self.added) / self._scale(W)
+        late = (self.lag + self.swing + 0.1 * self.added) / self.split.scale(W)
         self.estimates["macro"] = self.macro.error
         self.estimates["averaging"] = float(late.max())
-        self.estimates["total"] = sum(self.estimates.values())
-        self.problem.recorder.statistics.estimates = dict(self.estimates)
-        if not self.estimates["total"] <= self.options.rtol:
-            parts = ", ".join(f"{k} {v:.2g}" for k, v in self.estimates.items())
-            raise SeparationError(
-                time=self.end,
-                cause=f"the estimated error is above rtol={self.options.rtol:g}: {parts}",
-            )
+        conclude(self.problem, self.estimates, self.options.rtol)
 
     def _accepted(self, pieces: list[Piece], slope: Tensor) -> None:
         self.pieces += pieces

@@ -131,8 +131,7 @@ class Motion:
 
     def start(self, state: State) -> Tensor:
         """Return one fast state at every node, ``(nodes, columns)``."""
-        flat = torch.cat([state[name].reshape(-1) for name in self.split.fast])
-        return flat.expand(len(self.times), -1)
+        return self.split.flat(state).expand(len(self.times), -1)
 
     def named(self, fast: Tensor) -> State:
         """Return fast columns by name, leading axes kept."""

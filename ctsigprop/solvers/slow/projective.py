@@ -16,7 +16,7 @@ from ctsigprop.solvers.explicit.adaptive import Tsit5
 from ctsigprop.solvers.options import check_max_steps, check_positive
 from ctsigprop.solvers.slow.inputs import require_forward, require_periodic
 from ctsigprop.solvers.slow.macro import Macro, Piece
-from ctsigprop.solvers.slow.split import Split
+from ctsigprop.solvers.slow.split import Split, conclude, noise_like
 
 __all__ = ["Projective"]
 
@@ -129,7 +129,6 @@ class _Leaps:
                 "the weights in a burst would be lost; use Averaging"
             )
         problem.recorder.statistics.slow = split.slow
-        self.largest = split.sizes(split.pack(problem.y0))
         self.fast = {name: problem.y0[name] for name in split.fast}
         self.speed = torch.zeros_like(split.pack(problem.y0))
         self.change = 0.0
@@ -160,25 +159,14 @@ class _Leaps:
         finally:
             statistics.steps += macro.steps
             statistics.rejections += macro.rejections
-        scale = self._scale(W_end)
+        scale = self.split.scale(W_end)
         moved = float((self.split.sizes(W_end - W) / scale).max())
         found = {
             "macro": macro.error,
             "settling": settling * moved,
             "averaging": self.change**2,
         }
-        found["total"] = sum(found.values())
-        statistics.estimates = found
-        if not found["total"] <= self.options.rtol:
-            parts = ", ".join(f"{k} {v:.2g}" for k, v in found.items())
-            raise SeparationError(
-                time=self.end,
-                cause=f"the estimated error is above rtol={self.options.rtol:g}: {parts}",
-            )
-
-    def _scale(self, W: Tensor) -> Tensor:
-        self.largest = torch.maximum(self.largest, self.split.sizes(W))
-        return self.largest.clamp(min=1e-300)
+        conclude(self.problem, found, self.options.rtol)
 
     # bursts
 
@@ -205,19 +193,14 @@ class _Leaps:
             whole.low_rank = recorder.statistics.low_rank
         return recorder.states()
 
-    def _flat(self, state: State) -> Tensor:
-        return torch.cat([state[name].reshape(-1) for name in self.split.fast])
-
     def _first_burst(self) -> State:
         """Run from the given state until the fast variables have forgotten it; find how long."""
         problem, period = self.problem, self.period
         given = {name: problem.y0[name] for name in problem.layout.names}
-        flat = self._flat(given)
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(flat.shape, generator=generator, dtype=torch.float64).to(flat)
+        flat = self.split.flat(given)
         one = self._row(self._burst(given, [self.t0, self.t0 + period]), 1)
-        spread = self._flat(one).abs().mean().clamp(min=1e-3)
-        starts = [flat, flat + spread * noise, -self._flat(one)]
+        spread = self.split.flat(one).abs().mean().clamp(min=1e-3)
+        starts = [flat, flat + spread * noise_like(flat), -self.split.flat(one)]
         states = [{**given, **self._named(start)} for start in starts]
         apart = max(float((start - flat).abs().max()) for start in starts[1:])
         wanted = max(SETTLED * self.options.rtol, 1e-7)
@@ -228,7 +211,7 @@ class _Leaps:
             states = [
                 self._row(self._burst({**state, **weights}, [t, t + period]), 1) for state in states
             ]
-            ends = [self._flat(state) for state in states]
+            ends = [self.split.flat(state) for state in states]
             ratio = max(float((end - ends[0]).abs().max()) for end in ends[1:]) / apart
             if ratio < wanted:
                 self.settle = count
@@ -267,10 +250,13 @@ class _Leaps:
             self.fast = {name: found[name][2] for name in self.split.fast}
             self.speed = (late - early) / self.period
             away = W - (early + late) / 2
-            if float((self.split.sizes(away) / self._scale(W)).max()) < CENTRED * self.options.rtol:
+            if (
+                float((self.split.sizes(away) / self.split.scale(W)).max())
+                < CENTRED * self.options.rtol
+            ):
                 break
             begin = begin + away
-        change = (settle + 1) * self.period * self.split.sizes(self.speed) / self._scale(W)
+        change = (settle + 1) * self.period * self.split.sizes(self.speed) / self.split.scale(W)
         if float(change.max()) > LARGEST_CHANGE:
             name = self.split.slow[int(change.argmax())]
             raise SeparationError(

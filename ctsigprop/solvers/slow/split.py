@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ctsigprop.errors import unknown
+from ctsigprop.errors import SeparationError, unknown
 from ctsigprop.models.synapses import Synapse
 from ctsigprop.solvers.base import Problem, State, slices
 
-__all__ = ["Split"]
+__all__ = ["Split", "conclude", "noise_like"]
 
 NUDGE = 1e-3  # of a variable, for the slope that says how fast it relaxes
 
@@ -56,6 +56,7 @@ class Split:
         self.shapes = problem.layout.shapes
         self.dtype = problem.y0[self.slow[0]].dtype
         self.parts = slices({name: self.shapes[name] for name in self.slow})
+        self.largest = self.sizes(self.pack(problem.y0))
 
     def pack(self, state: State) -> Tensor:
         """Return the slow variables as one vector of float64."""
@@ -66,6 +67,15 @@ class Split:
         """Return them by name, in the type of the state."""
         flat = flat.to(self.dtype)
         return {name: flat[part].reshape(self.shapes[name]) for name, part in self.parts.items()}
+
+    def flat(self, state: State) -> Tensor:
+        """Return the fast variables as one vector, in their own type."""
+        return torch.cat([state[name].reshape(-1) for name in self.fast])
+
+    def scale(self, flat: Tensor) -> Tensor:
+        """Return the largest size of each slow variable so far, this state's included."""
+        self.largest = torch.maximum(self.largest, self.sizes(flat))
+        return self.largest.clamp(min=1e-300)
 
     def projected(self, problem: Problem, flat: Tensor) -> Tensor:
         """Return the slow variables inside the signs and bounds of their synapses."""
@@ -79,6 +89,24 @@ class Split:
         if len(self.parts) == 1:
             return flat.square().mean().sqrt().reshape(1)
         return torch.stack([flat[part].square().mean().sqrt() for part in self.parts.values()])
+
+
+def noise_like(flat: Tensor) -> Tensor:
+    """Return the same normal numbers each time, to start fast variables elsewhere."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(flat.shape, generator=generator, dtype=torch.float64).to(flat)
+
+
+def conclude(problem: Problem, estimates: dict[str, float], rtol: float) -> None:
+    """Add up the estimated errors, and store them; refuse a total above `rtol`."""
+    estimates["total"] = sum(estimates.values())
+    problem.recorder.statistics.estimates = dict(estimates)
+    if not estimates["total"] <= rtol:
+        parts = ", ".join(f"{k} {v:.2g}" for k, v in estimates.items())
+        raise SeparationError(
+            time=float(problem.t[-1]),
+            cause=f"the estimated error is above rtol={rtol:g}: {parts}",
+        )
 
 
 def _plastic(problem: Problem) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -26,7 +26,7 @@ import numpy as np
 Run = Callable[[], dict[str, Any]]
 """What is timed. It returns what was found: arrays, and the rest as JSON takes it."""
 
-TURN = 0.05
+TURN = 0.25
 """Seconds that a turn takes at least, but for the first: short runs are repeated in it."""
 
 ROOT = Path(__file__).parent.parent

@@ -1,7 +1,7 @@
 """W5: the gradient of a loss at the end of a learned field's orbits, dy/dt = MLP(y).
 
 128 orbits in the plane, two hidden layers of 64 tanh units, 10 units of time, the mean squared
-distance to targets. Peers use Dormand and Prince's method at 1e-5, ours is Tsitouras' at 3e-5, with
+distance to targets. Peers use Dormand and Prince's method at 1e-5, ours is Tsitouras' at 5e-5, with
 no larger an error. All choose their steps by the root mean square over the batch. The error is that
 of the gradient of each parameter.
 """
@@ -19,7 +19,7 @@ from benchmarks.contestants import Run
 
 Array = NDArray[np.float64]
 
-TOLERANCE, OURS, PLANE = 1e-5, 3e-5, 2
+TOLERANCE, OURS, PLANE = 1e-5, 5e-5, 2
 
 
 def given(batch: int, hidden: Sequence[int]) -> tuple[Array, Array, list[tuple[Array, Array]]]:

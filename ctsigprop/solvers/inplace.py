@@ -77,13 +77,13 @@ class Net:
 
     def pulls(self) -> State:
         """Return how far a change of its slope moves each neuron, all else as it is."""
-        return {unit.name: unit.pull().view(unit.shape).clone() for unit in self.units}
+        return {unit.name: unit.pull() for unit in self.units}
 
     def march(self, h: float, steps: int, tell: Callable[[int], None] | None = None) -> None:
         """Take steps of Euler's method, all populations at once; `tell` the number of each."""
         sums = [one for unit in self.units for one in unit.sums if one.coast(h, steps)]
         operations = [one for unit in self.units for one in unit.hearing()]
-        operations += [unit.moving(h) for unit in self.units]
+        operations += self._moving(h)
         operations += [one for held in sums for one in held.follow()]
         for step in range(steps):
             for operation in operations:
@@ -94,6 +94,15 @@ class Net:
             unit.version += 1
         for one in sums:
             one.land()
+
+
+    def _moving(self, h: float) -> Operations:
+        """Return what takes a step of Euler's method, with what was heard."""
+        shares = {unit.share for unit in self.units}
+        (share,) = shares if len(shares) == 1 else (None,)
+        if share is None:
+            return [unit.moving(h) for unit in self.units]
+        return [partial(self.s.lerp_, self.r, h * share)]
 
 
 @final
@@ -134,6 +143,12 @@ class Unit:
         """Whether it hears nothing new, and all its units go there alike."""
         still = self.bend is None and self.straight.still
         return self.leak is not None and still and self.direct and self.decay.dim() == 0
+
+    @property
+    def share(self) -> float | None:
+        """The leak, where it is one number and r is in its buffer."""
+        alike = self.leak is not None and self.decay.dim() == 0 and self.r is self._buffer
+        return float(self.decay) if alike else None
 
     def connect(self, named: dict[str, Unit], now: Moment) -> None:
         """Gather what enters; what is held is added up once."""
@@ -224,12 +239,14 @@ class Unit:
         for operation in self._hearing:
             operation()
 
-    def listen(self) -> None:
-        """Take in what enters, if any of it has moved since the last time."""
+    def listen(self) -> bool:
+        """Take in what enters, if any of it has moved since the last time; tell if it has."""
         versions = [pre.version for pre in self.pres]
-        if versions != self._heard:
-            self.hear()
-            self._heard = versions if self.leak is not None else None
+        if versions == self._heard:
+            return False
+        self.hear()
+        self._heard = versions if self.leak is not None else None
+        return True
 
     def moving(self, h: float) -> Callable[[], object]:
         """Return what takes a step of Euler's method with what was heard."""
@@ -254,8 +271,8 @@ class Unit:
     def pull(self) -> Tensor:
         """Return how far a change of its slope moves each unit."""
         if self.leak is not None:
-            return (1 / self.decay).expand_as(self.s).contiguous()
-        return torch.ones_like(self.s) if self._pull is None else self._pull
+            return (1 / self.decay).expand(self.shape)
+        return (torch.ones_like(self.s) if self._pull is None else self._pull).view(self.shape)
 
     def put(self, values: Tensor) -> None:
         """Go to another state."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from ctsigprop.errors import ConvergenceError, NonFiniteError
 from ctsigprop.models.inputs import LearningSignal
 from ctsigprop.signals import Constant, Signal
 from ctsigprop.solvers.anderson import Anderson
-from ctsigprop.solvers.inplace import Net, Receiver
+from ctsigprop.solvers.inplace import Net, Receiver, Unit
 from ctsigprop.solvers.options import check_max_steps, check_positive
 from ctsigprop.system import System
 from ctsigprop.terms import Current, Moment, Source, State
@@ -189,13 +189,14 @@ class Relaxation:
         looped = [u for u in net.units if u.name in self._looped or u.leak is None]
         memory = Anderson()
         for sweep in range(1, method.max_sweeps + 1):
-            before = {unit.name: unit.s.clone() for unit in looped}
+            before = _row(looped) if looped else None
             for unit in net.units:
                 unit.listen()
                 unit.rest()
             change, residual, worst = 0.0, 0.0, ""
             for unit in net.units:
-                unit.listen()
+                if not unit.listen():  # it rests
+                    continue
                 far, fast = unit.distance()
                 if not far <= change:  # so that NaN is seen
                     change, worst = far, unit.name
@@ -204,9 +205,12 @@ class Relaxation:
                 found = net.view()
                 self._check_finite(found)
                 return Rest(found, residual, change, sweep, net.pulls())
-            mixed = memory.extrapolate(before, {unit.name: unit.s for unit in looped})
-            for unit in looped:
-                unit.put(mixed[unit.name])
+            if before is None:
+                continue
+            memory.remember(before, _row(looped))
+            mixed = memory.extrapolate().split([unit.s.shape[1] for unit in looped], 1)
+            for unit, values in zip(looped, mixed, strict=True):
+                unit.put(values)
         self._check_finite(net.view())
         raise ConvergenceError(
             time=float(self.t),
@@ -243,6 +247,11 @@ class Relaxation:
                     component=index,
                     cause="a loop with a gain above 1, or weights that grew too large",
                 )
+
+
+def _row(units: Sequence[Unit]) -> Tensor:
+    """Return copies of the states of some populations, a row for each sample."""
+    return torch.cat([unit.s for unit in units], 1)
 
 
 def _add(currents: State, port: str, value: Tensor) -> None:

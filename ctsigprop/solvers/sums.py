@@ -9,6 +9,8 @@ from typing import Protocol, final
 import torch
 from torch import Tensor
 
+from ctsigprop.solvers.products import Product
+
 __all__ = ["Operations", "Sender", "Sum", "times"]
 
 Operations = list[Callable[[], object]]
@@ -141,6 +143,8 @@ def _product(
     total: Tensor | None, weight: Tensor, pre: Sender, alpha: float, out: Tensor
 ) -> Callable[[], object]:
     """Return what writes total + alpha W r into a buffer, which may be the total."""
+    if pre.direct and weight.dim() == 2 and Product.accepts(pre.s, weight):
+        return Product(total, weight if alpha == 1 else weight * alpha, pre.s, out)
     if pre.direct and weight.dim() == 2:
         whole, beta = (out, 0) if total is None else (total, 1)
         return partial(torch.addmm, whole, pre.s, weight.T, beta=beta, alpha=alpha, out=out)

@@ -20,7 +20,7 @@ from ctsigprop.solvers.stops import Stops, clocks, spacing
 __all__ = ["March"]
 
 PROBES = (0.2, 0.4, 0.6, 0.8)  # shares of an adaptive step at which events are looked for
-STRETCH = 1.01  # a stop so little beyond the step is landed on
+STRETCH = 1.05  # a stop so little beyond the step is landed on: one step less
 ROUNDINGS = 10  # a step below so many roundings of t makes no headway
 RETREATS = 10  # from a NaN before it is taken for one
 PATIENCE = 15  # stiff steps in a row

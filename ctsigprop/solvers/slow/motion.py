@@ -196,10 +196,9 @@ class Motion:
                 break
             if left <= self.tol * max(scale, 1e-30) or left == 0:
                 return new, moment
-            before_and_after = ({"s": v.reshape(1, -1)} for v in (s, new))
-            extrapolated = memory.extrapolate(*before_and_after)["s"].view_as(new)
+            memory.remember(s.reshape(1, -1), new.reshape(1, -1))
             late = sweep > patience and left > SLOW_SWEEP * before
-            s = extrapolated if late else new
+            s = memory.extrapolate().view_as(new) if late else new
             before = left
         raise SeparationError(
             time=float(self.problem.t[0]),

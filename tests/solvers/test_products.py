@@ -1,0 +1,88 @@
+"""Products of matrices by oneDNN are those of any other library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from ctsigprop.learning.continuous import ContinuousSigprop
+from ctsigprop.models.networks import sigprop_network
+from ctsigprop.solvers.explicit.fixed import Euler
+from ctsigprop.solvers.relaxation import Steady
+from ctsigprop.solvers.products import LARGE, Product
+
+ROWS, PRE, POST = 30, 200, 210
+
+needs_it = pytest.mark.skipif(
+    not Product.accepts(torch.zeros(ROWS, PRE), torch.zeros(POST, PRE)),
+    reason="torch has no oneDNN here",
+)
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape or (1,), generator=torch.Generator().manual_seed(seed)).reshape(shape)
+
+
+@needs_it
+@pytest.mark.parametrize("base", [None, drawn(), drawn(POST), drawn(ROWS, POST), drawn(1, POST)])
+@pytest.mark.parametrize("turn", [lambda w: w, lambda w: w.T.contiguous().T], ids=["W", "W.T"])
+def test_every_call_writes_the_exact_product(
+    base: Tensor | None, turn: Callable[[Tensor], Tensor]
+) -> None:
+    s, weight, out = drawn(ROWS, PRE), turn(drawn(POST, PRE, seed=1)), torch.empty(ROWS, POST)
+    product = Product(base, weight, s, out)
+    for k in range(4):  # W is put in order at the second
+        s.copy_(drawn(ROWS, PRE, seed=k))
+        product()
+        exact = s.double() @ weight.double().T + (0 if base is None else base.double())
+        torch.testing.assert_close(out.double(), exact, rtol=0, atol=1e-4)
+
+
+@needs_it
+def test_the_base_may_be_the_buffer() -> None:
+    s, weight, out = drawn(ROWS, PRE), drawn(POST, PRE, seed=1), torch.zeros(ROWS, POST)
+    product = Product(out, weight, s, out)
+    for k in range(1, 4):
+        product()
+        exact = k * s.double() @ weight.double().T
+        torch.testing.assert_close(out.double(), exact, rtol=0, atol=3e-4)
+
+
+@pytest.mark.parametrize(
+    ("s", "weight"),
+    [
+        (drawn(ROWS, PRE).double(), drawn(POST, PRE).double()),
+        (drawn(2, PRE), drawn(POST, PRE)),
+        (drawn(ROWS, PRE).to("meta"), drawn(POST, PRE).to("meta")),
+    ],
+    ids=["float64", "small", "elsewhere"],
+)
+def test_what_is_not_for_it(s: Tensor, weight: Tensor) -> None:
+    assert not Product.accepts(s, weight)
+
+
+def test_it_is_left_alone_where_it_is_switched_off() -> None:
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not Product.accepts(drawn(ROWS, PRE), drawn(POST, PRE))
+
+
+@needs_it
+@pytest.mark.parametrize("solver", [Euler(dt=0.3), Steady(tol=1e-5)], ids=["steps", "rest"])
+def test_a_network_learns_the_same_with_it_and_without(solver: Euler | Steady) -> None:
+    sizes, batch = [20, 150, 150, 5], 50
+    assert batch * sizes[1] * sizes[2] >= LARGE
+    x, labels = drawn(batch, sizes[0]), torch.arange(batch) % sizes[-1]
+    found = []
+    for enabled in (True, False):
+        network = sigprop_network(sizes, onset=15.0, seed=0)
+        learner = ContinuousSigprop(network, update="delta", solver=solver)
+        with torch.backends.mkldnn.flags(enabled=enabled):
+            outputs = learner.present(x, labels)
+        found.append({"y": outputs, **learner.weights})
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], rtol=1e-4, atol=1e-5)
+    start = sigprop_network(sizes, onset=15.0, seed=0).float().initial_state(dtype=torch.float32)
+    assert (found[0]["W_h2_h1"] - start["W_h2_h1"]).abs().max() > 1e-4

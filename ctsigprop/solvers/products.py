@@ -2,7 +2,7 @@
 
 Torch multiplies by the processor's BLAS, and what its compiler makes by oneDNN, which puts a matrix
 in order once for many products. Where BLAS does not use the widest registers, that takes half the
-time. Whoever wants one library alone, switches it off: `torch.backends.mkldnn.flags(enabled=False)`.
+time. Whoever wants one library alone, switches it off: ``torch.backends.mkldnn.enabled = False``.
 """
 
 from __future__ import annotations

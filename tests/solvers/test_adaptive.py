@@ -253,8 +253,8 @@ def test_gradients_in_the_times(method):
     (slope,) = torch.autograd.grad(rows["y"][-1, 0] ** 2 / 2, t, retain_graph=True)
     _, middle, end = rows["y"].detach()[:, 0].tolist()
     # dL/dT = L'(y)·f(y), by the discrete step as by the equation
-    assert float(slope[-1]) == pytest.approx(-a * end**2, rel=1e-6)
-    assert float(slope[0]) == pytest.approx(a * end**2, rel=1e-6)
+    assert float(slope[-1]) == pytest.approx(-a * end**2, rel=1e-5)
+    assert float(slope[0]) == pytest.approx(a * end**2, rel=1e-5)
     assert float(slope[1]) == 0.0
     (slope,) = torch.autograd.grad(rows["y"][1, 0], t)
     assert float(slope[1]) == pytest.approx(-a * middle, rel=1e-5)

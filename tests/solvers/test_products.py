@@ -64,14 +64,21 @@ def test_what_is_not_for_it(s: Tensor, weight: Tensor) -> None:
     assert not Product.accepts(s, weight)
 
 
-def test_it_is_left_alone_where_it_is_switched_off() -> None:
-    with torch.backends.mkldnn.flags(enabled=False):
-        assert not Product.accepts(drawn(ROWS, PRE), drawn(POST, PRE))
+@pytest.fixture
+def switch(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    return lambda on: monkeypatch.setattr(torch.backends.mkldnn, "enabled", on)
+
+
+def test_it_is_left_alone_where_it_is_switched_off(switch: Callable[[bool], None]) -> None:
+    switch(False)
+    assert not Product.accepts(drawn(ROWS, PRE), drawn(POST, PRE))
 
 
 @needs_it
 @pytest.mark.parametrize("solver", [Euler(dt=0.3), Steady(tol=1e-5)], ids=["steps", "rest"])
-def test_a_network_learns_the_same_with_it_and_without(solver: Euler | Steady) -> None:
+def test_a_network_learns_the_same_with_it_and_without(
+    solver: Euler | Steady, switch: Callable[[bool], None]
+) -> None:
     sizes, batch = [20, 150, 150, 5], 50
     assert batch * sizes[1] * sizes[2] >= LARGE
     x, labels = drawn(batch, sizes[0]), torch.arange(batch) % sizes[-1]
@@ -79,8 +86,8 @@ def test_a_network_learns_the_same_with_it_and_without(solver: Euler | Steady) -
     for enabled in (True, False):
         network = sigprop_network(sizes, onset=15.0, seed=0)
         learner = ContinuousSigprop(network, update="delta", solver=solver)
-        with torch.backends.mkldnn.flags(enabled=enabled):
-            outputs = learner.present(x, labels)
+        switch(enabled)
+        outputs = learner.present(x, labels)
         found.append({"y": outputs, **learner.weights})
     for name, value in found[0].items():
         torch.testing.assert_close(value, found[1][name], rtol=1e-4, atol=1e-5)

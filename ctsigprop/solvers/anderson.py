@@ -27,19 +27,25 @@ class Anderson:
 
     def __init__(self, depth: int = 5) -> None:
         self.depth = depth
-        self._sweeps: list[tuple[Tensor, Tensor]] = []
+        self._last: tuple[Tensor, Tensor] | None = None
+        self._steps: list[tuple[Tensor, Tensor]] = []
 
     def remember(self, y: Tensor, g: Tensor) -> None:
         """Take note of a sweep, y and g(y), ``(samples, n)``; they are not to be written again."""
-        self._sweeps.append((g - y, g))
-        del self._sweeps[: -self.depth]
+        r = g - y
+        if self._last is not None:
+            residual, value = self._last
+            self._steps.append((r - residual, g - value))
+            del self._steps[: 1 - self.depth]
+        self._last = r, g
 
     def extrapolate(self) -> Tensor:
-        """Return where to go on from, ``(samples, n)``."""
-        residual, value = self._sweeps[-1]
-        if len(self._sweeps) < 2:
+        """Return where to go on from, ``(samples, n)``, once a sweep is remembered."""
+        assert self._last is not None
+        residual, value = self._last
+        if not self._steps:
             return value
-        residuals, values = (torch.stack(kept, 1).diff(dim=1) for kept in zip(*self._sweeps, strict=True))
+        residuals, values = (torch.stack(steps, 1) for steps in zip(*self._steps, strict=True))
         gram = residuals @ residuals.mT
         gram.diagonal(dim1=-2, dim2=-1).mul_(1 + RIDGE).add_(torch.finfo(gram.dtype).tiny ** 0.5)
         shares = torch.linalg.solve(gram, residuals @ residual.unsqueeze(-1))

@@ -95,7 +95,6 @@ class Net:
         for one in sums:
             one.land()
 
-
     def _moving(self, h: float) -> Operations:
         """Return what takes a step of Euler's method, with what was heard."""
         shares = {unit.share for unit in self.units}

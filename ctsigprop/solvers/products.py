@@ -45,8 +45,8 @@ class Product:
         suited = s.dtype == weight.dtype == torch.float32 and s.device.type == "cpu"
         suited = suited and s.shape[0] * weight.numel() >= LARGE
         names = ("_linear_pointwise", "_reorder_linear_weight")
-        there = torch.backends.mkldnn.enabled and torch.backends.mkldnn.is_available()
-        return suited and there and all(hasattr(torch.ops.mkldnn, name) for name in names)
+        there = suited and all(hasattr(torch.ops.mkldnn, name) for name in names)
+        return there and bool(torch.backends.mkldnn.enabled)
 
     def __call__(self) -> None:
         """Write it."""

@@ -208,7 +208,7 @@ class Relaxation:
             if before is None:
                 continue
             memory.remember(before, _row(looped))
-            mixed = memory.extrapolate().split([unit.s.shape[1] for unit in looped], 1)
+            mixed = torch.split(memory.extrapolate(), [unit.s.shape[1] for unit in looped], 1)
             for unit, values in zip(looped, mixed, strict=True):
                 unit.put(values)
         self._check_finite(net.view())

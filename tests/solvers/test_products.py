@@ -11,8 +11,8 @@ from torch import Tensor
 from ctsigprop.learning.continuous import ContinuousSigprop
 from ctsigprop.models.networks import sigprop_network
 from ctsigprop.solvers.explicit.fixed import Euler
-from ctsigprop.solvers.relaxation import Steady
 from ctsigprop.solvers.products import LARGE, Product
+from ctsigprop.solvers.relaxation import Steady
 
 ROWS, PRE, POST = 30, 200, 210
 

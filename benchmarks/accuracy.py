@@ -82,41 +82,49 @@ def main(arguments: Sequence[str]) -> int:
     kept = json.loads(path.read_text()) if path.exists() else {"rows": [], "runs": []}
     rows = {row["rule"]: row for row in kept["rows"]}
     RESULTS.mkdir(exist_ok=True)
-    for rule in given.rules.split(","):
-        tried = []
-        for settings in _settings(rule, RACES[data]):
-            tried.append(_run(rule, data, given.data, TUNING, settings, kept["runs"]))
-            path.write_text(json.dumps(kept, indent=1) + "\n")
-        reached = [run for run in tried if run["cpu_seconds"] is not None]
-        best = min(
-            reached or tried,
-            key=lambda run: run["cpu_seconds"] if reached else min(run["test_error_by_epoch"]),
-        )
-        runs = []
-        for seed in map(int, given.seeds.split(",")):
-            runs.append(_run(rule, data, given.data, seed, best["settings"], kept["runs"]))
-            path.write_text(json.dumps(kept, indent=1) + "\n")
-        times = [run["cpu_seconds"] for run in runs]
+
+    def runs(rule: str, seed: int, settings: dict[str, float]) -> dict[str, Any]:
+        run = _run(rule, data, given.data, seed, settings, kept["runs"])
+        path.write_text(json.dumps(kept, indent=1) + "\n")
+        return run
+
+    rules = given.rules.split(",")
+    tried = {rule: [runs(rule, TUNING, s) for s in _settings(rule, RACES[data])] for rule in rules}
+    best = {rule: _first(found)["settings"] for rule, found in tried.items()}
+    seeds = [int(seed) for seed in given.seeds.split(",")]
+    # seed by seed, so that a machine whose speed drifts is as fast for one rule as for another
+    done = [{rule: runs(rule, seed, best[rule]) for rule in rules} for seed in seeds]
+    for rule in rules:
+        found = [of_seed[rule] for of_seed in done]
+        times = [run["cpu_seconds"] for run in found]
         rows[rule] = {
             "rule": rule,
             "data": data,
             "network": "-".join(map(str, RACES[data].sizes)),
             "target_percent": RACES[data].target,
-            "settings": best["settings"],
-            "tried": len(tried),
-            "seeds": [run["seed"] for run in runs],
+            "settings": best[rule],
+            "tried": len(tried[rule]),
+            "seeds": seeds,
             "cpu_seconds": times,
             "median": None if None in times else statistics.median(times),
-            "epochs": [run["epochs_taken"] for run in runs],
-            "last_error_percent": [run["test_error_by_epoch"][-1] for run in runs],
+            "epochs": [run["epochs_taken"] for run in found],
+            "last_error_percent": [run["test_error_by_epoch"][-1] for run in found],
         }
-        kept["rows"] = [rows[name] for name in RULES if name in rows]
-        path.write_text(json.dumps(kept, indent=1) + "\n")
         sys.stdout.write(_line(rows[rule]))
-        sys.stdout.flush()
+    kept["rows"] = [rows[name] for name in RULES if name in rows]
+    path.write_text(json.dumps(kept, indent=1) + "\n")
     if given.json:
         sys.stdout.write(json.dumps(kept["rows"]) + "\n")
     return 0
+
+
+def _first(tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the run that was there first, or that came closest."""
+    reached = [run for run in tried if run["cpu_seconds"] is not None]
+    return min(
+        reached or tried,
+        key=lambda run: run["cpu_seconds"] if reached else min(run["test_error_by_epoch"]),
+    )
 
 
 def _line(row: Mapping[str, Any]) -> str:

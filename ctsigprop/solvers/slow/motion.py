@@ -117,10 +117,10 @@ class Motion:
     def _groups(self, nodes: Sequence[int]) -> list[tuple[Tensor, float, dict[str, Tensor]]]:
         """Return the nodes that weigh the same and have the same gates: one mean for each."""
         levels = [self.cycle.share, *(_level(gate, self.times).cpu() for gate in self._gates())]
+        keys = torch.stack(levels, 1).round(decimals=14).tolist()
         found: dict[tuple[float, ...], list[int]] = {}
         for m in nodes:
-            key = tuple(round(float(level[m]), 14) for level in levels)
-            found.setdefault(key, []).append(m)
+            found.setdefault(tuple(keys[m]), []).append(m)
         groups = []
         for members in found.values():
             index = torch.tensor(members, device=self.device)

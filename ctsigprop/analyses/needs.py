@@ -6,10 +6,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from ctsigprop.analyses.clamped import INPUT, Clamped, Course, Edit, clamp, moved, noisy
+from ctsigprop.analyses.clamped import INPUT, Clamped, Course, Edit, clamp, edits, moved, noisy
 from ctsigprop.analyses.flags import flags
 from ctsigprop.analyses.plausibility import SCOPES
 from ctsigprop.learning.learner import Learner
@@ -424,20 +423,22 @@ def _reads(held: Clamped, paths: _Paths, layer: str) -> Iterator[tuple[str, floa
     base = held.update()[layer]
     post_unit, pre_unit = _strongest(base)
     row, column = (post_unit,), (slice(None), pre_unit)
-    one, rest = _units(post_unit, base.dim()), _others(post_unit, base.dim())
+    one, rest = edits.unit(post_unit, base.dim()), edits.others(post_unit, base.dim())
 
     def change(part: tuple[slice | int, ...], found: Mapping[str, Tensor]) -> float:
         return moved(found[layer][part], base[part])
 
-    yield "pre", change(column, held.update({pre: _units(pre_unit, base.dim())}))
+    yield "pre", change(column, held.update({pre: edits.unit(pre_unit, base.dim())}))
     yield "post", change(row, held.update({layer: one}))
-    yield "other_pre", change(column, held.update({pre: _others(pre_unit, base.dim())}))
+    yield "other_pre", change(column, held.update({pre: edits.others(pre_unit, base.dim())}))
     yield (
         "other_weight",
-        change((post_unit, pre_unit), held.update(weights={layer: _neuron(post_unit, pre_unit)})),
+        change(
+            (post_unit, pre_unit), held.update(weights={layer: edits.neuron(post_unit, pre_unit)})
+        ),
     )
     yield "other_post", change(row, held.update({layer: rest}))
-    yield "layer_weight", change(row, held.update(weights={layer: _layer(post_unit)}))
+    yield "layer_weight", change(row, held.update(weights={layer: edits.layer(post_unit)}))
     yield "other_sample", _coupling(held, layer, pre)
     others = [name for name in held.layers if name != layer]
     yield (
@@ -461,7 +462,7 @@ def _coupling(held: Clamped, layer: str, pre: str) -> float:
     """
 
     def changed(*rows: int) -> Tensor:
-        return held.update(dict.fromkeys((pre, layer), _rows(rows)))[layer].double()
+        return held.update(dict.fromkeys((pre, layer), edits.rows(rows)))[layer].double()
 
     base, first = held.update()[layer].double(), changed(0)
     others, beside = [0.0], [0.0, 0.0]
@@ -475,15 +476,6 @@ def _coupling(held: Clamped, layer: str, pre: str) -> float:
     return max(max(others), sorted(beside)[-2])
 
 
-def _rows(rows: tuple[int, ...]) -> Edit:
-    def edit(value: Tensor) -> Tensor:
-        changed, inside = value.clone(), [row for row in rows if row < len(value)]
-        changed[inside] = noisy(value)[inside]
-        return changed
-
-    return edit
-
-
 def _strongest(update: Tensor) -> tuple[int, int]:
     """Return the neuron whose synapses move most, and the one of these that does."""
     rows = update.detach().abs().flatten(1).sum(1)
@@ -491,57 +483,3 @@ def _strongest(update: Tensor) -> tuple[int, int]:
     return post, int(update[post].detach().abs().flatten(1).sum(1).argmax()) if (
         update.dim() > 2
     ) else int(update[post].detach().abs().argmax())
-
-
-def _edited(value: Tensor, where: Tensor, axes: int) -> Tensor:
-    """Return an activity with noise on some units: channels, or what a dense layer takes."""
-    shape = value.shape
-    if value.dim() > 2 and axes > 2:
-        mask = where.reshape(1, -1, *[1] * (value.dim() - 2))
-        return torch.where(mask, noisy(value), value)
-    flat = value.flatten(1) if value.dim() > 1 else value
-    return torch.where(where, noisy(value).reshape(flat.shape), flat).reshape(shape)
-
-
-def _units(unit: int, axes: int) -> Edit:
-    def edit(value: Tensor) -> Tensor:
-        return _edited(value, _mask(value, axes, unit), axes)
-
-    return edit
-
-
-def _others(unit: int, axes: int) -> Edit:
-    def edit(value: Tensor) -> Tensor:
-        return _edited(value, ~_mask(value, axes, unit), axes)
-
-    return edit
-
-
-def _mask(value: Tensor, axes: int, unit: int) -> Tensor:
-    count = value.shape[1] if value.dim() > 2 and axes > 2 else value[:1].numel()
-    if value.dim() == 1:
-        count = value.numel()
-    return torch.arange(count, device=value.device) == unit
-
-
-def _neuron(post: int, pre: int) -> Edit:
-    """Return an edit of the neuron's weights but that of one synapse."""
-
-    def edit(weight: Tensor) -> Tensor:
-        changed = weight.clone()
-        changed[post] = noisy(weight)[post]
-        changed[post, pre] = weight[post, pre]
-        return changed
-
-    return edit
-
-
-def _layer(post: int) -> Edit:
-    """Return an edit of the weights of all other neurons of the layer."""
-
-    def edit(weight: Tensor) -> Tensor:
-        changed = noisy(weight)
-        changed[post] = weight[post]
-        return changed
-
-    return edit

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
+from ctsigprop.analyses.clamped import edits
 from ctsigprop.analyses.clamped.base import INPUT, Clamped, Course, Edit, Updates, moved, noisy
 from ctsigprop.analyses.clamped.rule import ClampedRule
 from ctsigprop.analyses.clamped.system import ClampedSystem
@@ -14,7 +15,7 @@ from ctsigprop.learning.continuous import ContinuousSigprop
 from ctsigprop.learning.layerwise import LayerRule
 from ctsigprop.learning.learner import Learner
 
-__all__ = ["INPUT", "Clamped", "Course", "Edit", "Updates", "clamp", "moved", "noisy"]
+__all__ = ["INPUT", "Clamped", "Course", "Edit", "Updates", "clamp", "edits", "moved", "noisy"]
 
 
 @contextmanager

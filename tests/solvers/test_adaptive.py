@@ -245,6 +245,13 @@ def test_gradients_are_those_of_the_steps(method):
     assert torch.autograd.gradcheck(rows, (rate, y0), eps=1e-5, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("end", "steps"), [(1.049, 1), (1.051, 2)])
+def test_a_stop_a_little_beyond_the_step_is_landed_on(end, steps):
+    still = make(lambda _t, s: {"y": 0 * s["y"]}, {"y": tensor(2.0)}, [0.0, end])
+    Tsit5(first_step=1.0).integrate(still)
+    assert still.recorder.statistics.steps == steps
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_gradients_in_the_times(method):
     a, y0 = 1.5, tensor(2.0)

@@ -110,6 +110,7 @@ def needs(learner: Learner, x: Tensor, labels: Tensor) -> Dataset:
 
     Examples
     --------
+    >>> import torch
     >>> import ctsigprop as ct
     >>> batch = torch.eye(4, 6), torch.tensor([0, 1, 2, 3])
     >>> rule = ct.Backpropagation(ct.Layers.dense([6, 8, 8, 4], rho="tanh"))
@@ -211,6 +212,7 @@ def verdict(measured: Dataset) -> list[str]:
 
     Examples
     --------
+    >>> import torch
     >>> import ctsigprop as ct
     >>> rule = ct.Sigprop(ct.Layers.dense([6, 8, 8, 4]))
     >>> batch = torch.eye(4, 6), torch.tensor([0, 1, 2, 3])
@@ -238,6 +240,7 @@ def summary(measured: Dataset) -> str:
 
     Examples
     --------
+    >>> import torch
     >>> import ctsigprop as ct
     >>> rule = ct.Sigprop(ct.Layers.dense([6, 8, 8, 4]))
     >>> summary(needs(rule, torch.eye(4, 6), torch.tensor([0, 1, 2, 3])))
@@ -270,6 +273,7 @@ def side_by_side(measured: Mapping[Any, Dataset], dim: str | Variable) -> Datase
 
     Examples
     --------
+    >>> import torch
     >>> import ctsigprop as ct
     >>> sizes = {"two": [6, 8, 8, 4], "three": [6, 5, 5, 5, 4]}
     >>> rules = {name: ct.Sigprop(ct.Layers.dense(of)) for name, of in sizes.items()}

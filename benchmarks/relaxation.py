@@ -98,11 +98,10 @@ def _residuals(batch: int, sizes: Sequence[int], free: int, nudged: int) -> list
 
     inputs, labels, state, network = _network(batch, sizes, free)
     network.float()
-    given = {"x": torch.tensor(inputs), "c": torch.eye(sizes[-1])[torch.tensor(labels)]}
-    found = []
+    held = {"x": torch.tensor(inputs), "c": torch.eye(sizes[-1])[torch.tensor(labels)]}
+    found, method = [], ct.Steady(tol=RESIDUAL)
     for t in (0.0, (free + nudged / 2) * DT):
-        method = ct.Steady(tol=RESIDUAL)
-        rest = ct.steady_state(network, state, inputs=given, t=t, method=method)
+        rest = ct.steady_state(network, state, inputs=held, t=t, method=method)
         state = rest.states
         found.append(rest.residual)
     return found

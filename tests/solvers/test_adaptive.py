@@ -256,12 +256,14 @@ def test_a_stop_a_little_beyond_the_step_is_landed_on(end, steps):
 def test_gradients_in_the_times(method):
     a, y0 = 1.5, tensor(2.0)
     t = tensor(0.2, 0.5, 1.0).requires_grad_()
-    rows, _, _ = run(method(), lambda _t, s: {"y": -a * s["y"]}, {"y": y0}, t)
+    # tight enough for a last step of any length: the two differ by as much as it errs
+    solver = method(rtol=1e-8, atol=1e-11)
+    rows, _, _ = run(solver, lambda _t, s: {"y": -a * s["y"]}, {"y": y0}, t)
     (slope,) = torch.autograd.grad(rows["y"][-1, 0] ** 2 / 2, t, retain_graph=True)
     _, middle, end = rows["y"].detach()[:, 0].tolist()
     # dL/dT = L'(y)·f(y), by the discrete step as by the equation
-    assert float(slope[-1]) == pytest.approx(-a * end**2, rel=1e-5)
-    assert float(slope[0]) == pytest.approx(a * end**2, rel=1e-5)
+    assert float(slope[-1]) == pytest.approx(-a * end**2, rel=1e-6)
+    assert float(slope[0]) == pytest.approx(a * end**2, rel=1e-6)
     assert float(slope[1]) == 0.0
     (slope,) = torch.autograd.grad(rows["y"][1, 0], t)
     assert float(slope[1]) == pytest.approx(-a * middle, rel=1e-5)

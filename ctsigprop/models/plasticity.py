@@ -203,8 +203,7 @@ class TextPlasticity(Plasticity):
                 decay = _wide(decay, local.y if axis == -1 else local.x).unsqueeze(axis)
             if local.shared and decay.dim() > 2:
                 decay = decay.flatten(0, -3).mean(0)
-            part = decay * own
-            total = part if total is None else total + part
+            total = decay * own if total is None else torch.addcmul(total, decay, own)
         return torch.zeros_like(own) if total is None else total
 
     def _factors(self, structure: Structure, values: State, local: Local) -> Factors:
@@ -362,7 +361,7 @@ def _outer(post: Tensor, pre: Tensor, shared: bool) -> Tensor:
     post, pre = post.expand(*batch, post.shape[-1]), pre.expand(*batch, pre.shape[-1])
     if shared:
         rows = post.flatten(0, -2)
-        return rows.T @ pre.flatten(0, -2) / rows.shape[0]
+        return (rows / rows.shape[0]).T @ pre.flatten(0, -2)
     return post.unsqueeze(-1) * pre.unsqueeze(-2)
 
 

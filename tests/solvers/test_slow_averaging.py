@@ -8,6 +8,10 @@ import pytest
 import torch
 
 import ctsigprop as ct
+from ctsigprop.solvers.slow import motion
+from ctsigprop.solvers.slow.cycle import Stretch
+from ctsigprop.solvers.slow.forward import forward_path
+from ctsigprop.solvers.slow.split import Split
 
 F64 = torch.float64
 FULL = ct.Tsit5(rtol=1e-7, atol=1e-9, max_steps=10**6)
@@ -159,6 +163,80 @@ def test_weights_do_not_overshoot_their_bounds():
     assert run["W_y_x"].max() <= 0.32
     full = ct.solve(system, t=t, solver=ct.Tsit5(rtol=1e-4))
     assert error(run, full, "W_y_x") < run.statistics.estimates["total"]
+
+
+def problem_of(system):
+    """Return the problem that a solver is given."""
+    got = []
+
+    class Catch(ct.Averaging):
+        def integrate(self, problem):
+            got.append(problem)
+            return super().integrate(problem)
+
+    ct.solve(system, t=[0.0, 50.0], solver=Catch(period=2.0, rtol=0.5))
+    return got[0]
+
+
+def with_branches(eps):
+    """Three layers, of which the second is skipped by one way."""
+    return ct.System(
+        ct.Source("x", 4, wave(4)),
+        ct.rate("a", 3, tau=0.5),
+        ct.rate("b", 3, tau=torch.full((3,), 2.0)),
+        ct.rate("y", 2),
+        ct.Synapse("x", "a", draw(3, 4), plasticity=ct.oja(eps)),
+        ct.Synapse("a", "b", draw(3, 3, seed=1)),
+        ct.Synapse("a", "y", draw(2, 3, seed=2), plasticity=ct.oja(eps)),
+        ct.Synapse("b", "y", draw(2, 3, seed=3)),
+    )
+
+
+def test_the_longest_way_of_a_network_without_loops():
+    problem = problem_of(with_branches(1e-3))
+    fast = [f"s_{name}" for name in "aby"]
+    path = forward_path(problem, fast)
+    assert (path.depth, path.memory) == (3, 3.5)
+    assert forward_path(problem, fast[:2]) is None  # something else is slow
+    for name in ("loop", "filter", "bcm, fast threshold"):
+        problem = problem_of(SYSTEMS[name](1e-3))
+        fast = [name for name in problem.layout.names if not name.startswith("W")]
+        assert forward_path(problem, fast) is None
+    uneven = ct.rate("y", 3, tau=torch.tensor([1.0, 1.0, 2.0]))
+    system = ct.System(ct.Source("x", 4, wave(4)), uneven, one_layer(ct.oja(1e-3)).currents[0])
+    assert forward_path(problem_of(system), ["s_y"]) is None
+
+
+@pytest.mark.parametrize("build", [two_layers, with_branches, held])
+def test_a_network_without_loops_goes_the_same_way_as_by_sweeps(build, monkeypatch):
+    t = [0.0, 101.0, 200.5]
+    solver = ct.Averaging(period=2.0, rtol=0.1)
+    run = ct.solve(build(2e-3), t=t, solver=solver)
+    monkeypatch.setattr(motion, "forward_path", lambda *_: None)
+    other = ct.solve(build(2e-3), t=t, solver=solver)
+    for name in run.statistics.slow:
+        assert error(run, other, name) < 2e-5  # what is left of the start is looked at elsewhere
+    assert run.statistics.evaluations < 0.7 * other.statistics.evaluations
+
+
+@pytest.mark.parametrize("build", [two_layers, with_branches])
+def test_a_network_without_loops_marches_all_steps_at_once(build):
+    problem = problem_of(build(1e-3))
+    split = Split(problem, None, 2.0)
+    at_once = motion.Motion(problem, split, Stretch(0.0, 6.0, 24), 1e-6)
+    in_turn = at_once.on(at_once.cycle)
+    in_turn.path = None
+    slow = split.unpack(split.pack(problem.y0))
+    starts = draw(2, at_once.width, seed=9)
+    path, other = at_once.march(slow, starts), in_turn.march(slow, starts)
+    assert path.shape == (25, 2, at_once.width)
+    assert torch.allclose(path, other, rtol=1e-12, atol=1e-13)
+
+
+def test_the_decay_of_weights_is_no_relaxation_of_neurons():
+    system = one_layer([ct.bcm(1e-3, tau_theta=2e3), ct.weight_decay(1e-4)], rho="relu")
+    run = ct.solve(system, t=[0.0, 200.0], solver=ct.Averaging(period=2.0, rtol=0.1))
+    assert run.statistics.slow == ("W_y_x", "theta_W_y_x")
 
 
 def test_a_batch_that_shares_its_weights():

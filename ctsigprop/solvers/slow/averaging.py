@@ -17,10 +17,9 @@ from ctsigprop.solvers.options import check_max_steps, check_positive
 from ctsigprop.solvers.slow.cycle import Cycle, Fourier, Panels, Stretch, graded
 from ctsigprop.solvers.slow.inputs import require_constant, require_forward, require_periodic
 from ctsigprop.solvers.slow.macro import Macro, Piece
-from ctsigprop.solvers.slow.motion import Motion
+from ctsigprop.solvers.slow.motion import Motion, Settled
 from ctsigprop.solvers.slow.presentations import WINDOWS, Presentations
 from ctsigprop.solvers.slow.split import Split, conclude, noise_like
-from ctsigprop.terms import Moment
 
 __all__ = ["Averaging"]
 
@@ -92,8 +91,9 @@ class Averaging(Solver):
     Notes
     -----
     Weights that are stopped at a sign or a bound are stopped by the mean of their derivative.
-    Forgetting is measured at the first and at the last weights, from a few starts: it does not
-    prove that there is no other stable state.
+    Leaky neurons without loops forget their start, whatever the weights are, within the time
+    constants along the longest way. Elsewhere forgetting is measured at the first and at the last
+    weights, from a few starts: it does not prove that there is no other stable state.
 
     References
     ----------
@@ -169,13 +169,13 @@ class _Run:
             require_periodic(self.problem, options_period)
         elif not self.shown:
             require_constant(self.problem)
-        slow = self.split.unpack(self.W0)
-        self.motion, fast, moment, G = self._resolved(slow)
-        self.fast = fast
-        W = self._forget(slow, fast, self.t0, shift=True)
+        self.motion = self._resolved(self._motion(self._cycle()))
+        if self.motion.path:
+            self.relaxation = max(self.relaxation, self.motion.path.memory)
+        W = self._forget(self.motion.settled(self.W0), shift=True)
         least = (0.5 * self.period + self.relaxation) / LARGEST_CHANGE
         self.macro = Macro(
-            self.motion.learner(fast),
+            self.motion.rate,
             self.split.sizes,
             self.inside,
             self.options.max_steps,
@@ -190,16 +190,15 @@ class _Run:
         finally:
             statistics.steps += self.macro.steps
             statistics.rejections += self.macro.rejections
-        slow = self.split.unpack(W)
-        self.fast, moment = self.motion.settle(slow, self.fast)
-        G = self.motion.average(slow, self.fast, moment)
-        before = self.relaxation
-        self._forget(slow, self.fast, self.t0, shift=False)
-        self.lag = self.lag * (self.relaxation / before)
-        self._swing(slow, self.fast, moment, G)
+        last = self.motion.settled(W)
+        if not self.motion.path:  # the last weights may not let it forget
+            before = self.relaxation
+            self._forget(last, shift=False)
+            self.lag = self.lag * (self.relaxation / before)
+        self._swing(last)
         if self.shown:
             self.estimates["sampling"] = self.shown.error(
-                self._motion, self.split, self.inside, self.pieces, self.split.scale(W), self.tau
+                self.motion.on, self.split, self.inside, self.pieces, self.split.scale(W), self.tau
             )
         self._conclude()
 
@@ -216,25 +215,25 @@ class _Run:
         inside = [t for t in jumps if t < self.t0 + period * (1 - EDGE)]
         return Panels([graded([self.t0, *inside, self.t0 + period], self.tau)])
 
-    def _resolved(self, slow: State) -> tuple[Motion, Tensor, Moment, Tensor]:
-        """Return the motion on a cycle with nodes enough, its state, and the mean derivative."""
-        cycle = self._cycle()
-        motion = self._motion(cycle)
-        fast, moment = motion.settle(slow, motion.start(self.problem.y0))
-        G = motion.average(slow, fast, moment)
-        if len(cycle.t) == 1:
+    def _motion(self, cycle: Cycle) -> Motion:
+        return Motion(self.problem, self.split, cycle, self.tol)
+
+    def _resolved(self, motion: Motion) -> Motion:
+        """Return the motion on nodes enough for the mean derivative."""
+        if len(motion.times) == 1:
             self.estimates["nodes"] = 0.0
-            return motion, fast, moment, G
+            return motion
         error = math.inf
         while True:
-            finer = self._motion(cycle.refined())
-            fast_2, moment_2 = finer.settle(slow, finer.start(motion.named_first(fast)))
-            G_2 = finer.average(slow, fast_2, moment_2)
-            size = self.split.sizes(G_2).clamp(min=1e-300)
-            before, error = error, float((self.split.sizes(G_2 - G) / size).max())
+            coarse = motion.settled(self.W0)
+            finer = motion.on(motion.cycle.refined())
+            finer.known = finer.start(motion.named(coarse.fast[0]))
+            fine = finer.settled(self.W0)
+            size = self.split.sizes(fine.rate).clamp(min=1e-300)
+            before, error = error, float((self.split.sizes(fine.rate - coarse.rate) / size).max())
             if error <= min(self.inside / 10, NODE_ERROR):
                 self.estimates["nodes"] = error
-                return motion, fast, moment, G
+                return motion
             if (len(finer.times) > MOST_NODES and not self.shown) or error > 0.7 * before:
                 raise SeparationError(
                     time=self.t0,
@@ -242,10 +241,7 @@ class _Run:
                     f"derivative still changes by {error:.2g}; inputs with kinks or pulses inside "
                     "a period need signals that say where they jump",
                 )
-            cycle, motion, fast, moment, G = finer.cycle, finer, fast_2, moment_2, G_2
-
-    def _motion(self, cycle: Cycle) -> Motion:
-        return Motion(self.problem, self.split, cycle, self.tol)
+            motion = finer
 
     def _require_slow(self, W: Tensor, G: Tensor, t: float, span: float) -> None:
         """Refuse weights that change while the fast variables relax, or within half a period.
@@ -266,29 +262,28 @@ class _Run:
                 f"{100 * LARGEST_CHANGE:g} %: use Tsit5",
             )
 
-    def _forget(self, slow: State, fast: Tensor, t: float, *, shift: bool) -> Tensor:
+    def _forget(self, now: Settled, *, shift: bool) -> Tensor:
         """Refuse fast variables that do not forget where they start; return the first W.
 
         The first W is that of the state given, and what the fast variables, on their way from there
         to their periodic motion, add to it.
         """
-        problem, split = self.problem, self.split
-        rest = self.split.flat(self.motion.at(t, slow, fast))
-        given = self.split.flat(problem.y0)
-        spread = fast.std(0, unbiased=False) + 0.5 * fast.abs().mean()
+        motion, split = self.motion, self.split
+        rest = split.flat(motion.at(self.t0, now.fast, now.slopes))
+        spread = now.fast.std(0, unbiased=False) + 0.5 * now.fast.abs().mean()
         spread = torch.where(spread > 0, spread, torch.ones_like(spread))
-        starts = torch.stack(
-            [rest, given, rest + spread * noise_like(rest), 2 * fast.mean() - rest]
-        )
-        apart = (starts[1:] - starts[0]).abs().amax(1)
+        starts = [rest, split.flat(self.problem.y0)]
+        if not motion.path:
+            starts += [rest + spread * noise_like(rest), 2 * now.fast.mean() - rest]
+        from_ = torch.stack(starts)
+        apart = (from_[1:] - from_[0]).abs().amax(1)
         far = apart > 1e-9 * (1e-300 + rest.abs().max())
         ratio, rounds = 0.0, math.ceil(4 * self.relaxation / self.period) if self.period else 1
         for _ in range(PATIENCE + 1):
             duration = rounds * self.period or rounds * 4 * self.relaxation
             step = min(duration / 16, 0.25 * self.tau if shift else 0.5 * self.tau)
-            stretch = Stretch(t, duration, math.ceil(duration / step))
-            layer = Motion(problem, split, stretch, self.tol)
-            path = layer.march(slow, starts)
+            layer = motion.on(Stretch(self.t0, duration, math.ceil(duration / step)))
+            path = layer.march(now.slow, from_)
             left = (path[-1, 1:] - path[-1, 0]).abs().amax(1)
             ratio = float((left / apart)[far].max()) if bool(far.any()) else 0.0
             if ratio < FORGOTTEN:
@@ -296,36 +291,37 @@ class _Run:
             rounds *= 3
         else:
             raise SeparationError(
-                time=t,
+                time=self.t0,
                 cause=f"the fast variables do not forget where they start: after {duration:.3g} "
                 f"{100 * ratio:.0f} % of a difference is left; neurons that oscillate by "
                 "themselves, or have several stable states, cannot be averaged",
             )
-        if ratio > 0:
+        if ratio > 0 and not motion.path:
             self.relaxation = max(self.relaxation, duration / -math.log(min(ratio, 0.99)))
         if not shift:
             return self.W0
-        means = [layer.average(slow, path[:, k], layer.moment_of(slow, path[:, k])) for k in (0, 1)]
+        means = []
+        for k in (0, 1):
+            fast = path[:, k]
+            means.append(layer.average(now.slow, fast, layer.slopes(fast, now.slow)))
         added = duration * (means[1] - means[0])
         self.added = split.sizes(added)
         return self.W0 + added
 
-    def _swing(self, slow: State, fast: Tensor, moment: Moment, G: Tensor) -> None:
+    def _swing(self, now: Settled) -> None:
         """Note how far the slow variables swing within a period."""
         nodes = len(self.motion.times)
         if nodes == 1:
             return
         if self.shown:
-            self.swing = self.period * self.split.sizes(G)
+            self.swing = self.period * self.split.sizes(now.rate)
             return
-        edges = [nodes * k // CHUNKS for k in range(CHUNKS + 1)]
-        place = torch.zeros_like(G)
-        low, high = place, place
-        for a, b in pairwise(edges):
-            part = range(a, b)
+        edges = [nodes * k // CHUNKS for k in range(CHUNKS)]
+        low = high = place = torch.zeros_like(now.rate)
+        for a, b in pairwise(edges):  # after the last part it is where it was
             share = float(self.motion.cycle.share[a:b].sum())
-            mean = self.motion.average(slow, fast, moment, part)
-            place = place + self.period * share * (mean - G)
+            mean = self.motion.average(now.slow, now.fast, now.slopes, range(a, b))
+            place = place + self.period * share * (mean - now.rate)
             low, high = torch.minimum(low, place), torch.maximum(high, place)
         self.swing = self.split.sizes((high - low) / 2)
 
@@ -361,19 +357,18 @@ class _Run:
         if self.shown:
             fast = self._lately(t, slow)
         else:
-            self.fast, moment = self.motion.settle(slow, self.fast)
+            now = self.motion.settled(W)
             back = self.period + self.relaxation
-            before = self.split.unpack(W - back * self.motion.average(slow, self.fast, moment))
-            drift = (self.fast - self.motion.settle(before, self.fast)[0]) / back
-            late, _ = self.motion.settle(slow, self.fast, drift)
+            before = self.split.unpack(W - back * now.rate)
+            drift = (now.fast - self.motion.settle(before)[0]) / back
+            late, slopes = self.motion.settle(slow, drift)
             phase = (t - self.t0) % self.period if self.period else 0.0
-            fast = self.motion.at(self.t0 + phase, slow, late, drift)
+            fast = self.motion.at(self.t0 + phase, late, slopes, drift)
         state = {**slow, **fast}
         return {name: state[name] for name in self.problem.layout.names}
 
     def _lately(self, t: float, slow: State) -> State:
         """Return the fast variables under the last presentations before a time."""
         assert self.shown is not None
-        motion = self._motion(self.shown.lately(t, MEMORY * self.relaxation, self.tau))
-        fast, _ = motion.settle(slow, motion.start(self.problem.y0))
-        return motion.at(t, slow, fast)
+        motion = self.motion.on(self.shown.lately(t, MEMORY * self.relaxation, self.tau))
+        return motion.at(t, *motion.settle(slow))

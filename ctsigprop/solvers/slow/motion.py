@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
@@ -17,14 +18,29 @@ from ctsigprop.solvers.anderson import Anderson
 from ctsigprop.solvers.base import Problem, State, slices
 from ctsigprop.solvers.explicit.onestep import phi1
 from ctsigprop.solvers.slow.cycle import Cycle, Stretch
+from ctsigprop.solvers.slow.forward import forward_path
 from ctsigprop.solvers.slow.split import Split
 from ctsigprop.terms import Moment
 
-__all__ = ["Motion"]
+__all__ = ["Motion", "Settled"]
 
 SWEEPS = 200
 MEMORY = 8  # of the extrapolation
 SLOW_SWEEP = 0.3  # a sweep that leaves more of the residual is extrapolated
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The motion for slow variables `W`, named `slow`: fast columns at the nodes, and the means.
+
+    `slopes` are the derivatives of the fast columns, `rate` is the mean dW/dt.
+    """
+
+    W: Tensor
+    slow: State
+    fast: Tensor
+    slopes: Tensor
+    rate: Tensor
 
 
 @final
@@ -35,8 +51,8 @@ class Motion:
 
         s = (d/dt − a)⁻¹ [f(t, s, w) − a s]
 
-    is iterated to a fixed point: in a network without loops each sweep settles one population more;
-    with loops the sweeps are extrapolated (Anderson's acceleration).
+    is iterated to a fixed point: in a network without loops each sweep settles one layer more, so
+    that their number is known; with loops the sweeps are extrapolated (Anderson's acceleration).
 
     Parameters
     ----------
@@ -55,28 +71,30 @@ class Motion:
     """
 
     def __init__(self, problem: Problem, split: Split, cycle: Cycle, tol: float) -> None:
-        self.problem, self.split, self.cycle, self.tol = problem, split, cycle, tol
+        self.problem, self.split, self.tol = problem, split, tol
         self.system, self.batch = problem.system, problem.layout.batch
+        self.path = forward_path(problem, split.fast)
         like = problem.y0[split.fast[0]]
         self.device, self.dtype = like.device, like.dtype
         slowest = max((a for a in split.rates.values() if a < 0), default=-1.0)
-        rates = {name: a if a < 0 else slowest for name, a in split.rates.items()}
+        self.rates = {name: a if a < 0 else slowest for name, a in split.rates.items()}
         self.columns = slices({name: split.shapes[name] for name in split.fast})
         self.width = sum(part.stop - part.start for part in self.columns.values())
         self.leak = like.new_zeros(self.width)
         for name, part in self.columns.items():
-            self.leak[part] = rates[name]
-        circular = not isinstance(cycle, Stretch)
-        greens = {a: cycle.green(a) for a in set(rates.values()) if circular}
-        self.greens = [(self.columns[n], greens[a]) for n, a in rates.items() if circular]
-        self.alike = len(greens) == 1
+            self.leak[part] = self.rates[name]
         self._arrange()
+        self._place(cycle)
+
+    def on(self, cycle: Cycle) -> Motion:
+        """Return the same on other nodes."""
+        other = copy.copy(self)
+        other._place(cycle)
+        return other
 
     def _arrange(self) -> None:
+        """Find what moves while the slow variables rest, and what averages over nodes."""
         split, system = self.split, self.system
-        self.times = self.cycle.t.to(self.device)
-        self.clock = self.times.reshape(-1, *[1] * len(self.batch)).expand(-1, *self.batch)
-        self.inputs = {source.name: self._values(source.name) for source in system.sources}
         own = {c: {v.name for v in c.variables} for c in system.currents}
         self.moving = [c for c, names in own.items() if names & set(split.fast)]
         learning = [c for c, names in own.items() if names & set(split.slow)]
@@ -97,7 +115,20 @@ class Motion:
             and len(split.shapes[name]) == len(self.problem.layout.dims[name])
             for name in split.slow
         }
+
+    def _place(self, cycle: Cycle) -> None:
+        """Take the nodes of a cycle."""
+        self.cycle = cycle
+        self.times = cycle.t.to(self.device)
+        self.clock = self.times.reshape(-1, *[1] * len(self.batch)).expand(-1, *self.batch)
+        circular = not isinstance(cycle, Stretch)
+        greens = {a: cycle.green(a) for a in set(self.rates.values()) if circular}
+        self.greens = [(self.columns[n], greens[a]) for n, a in self.rates.items() if circular]
+        self.alike = len(greens) == 1
+        self.inputs = {source.name: self._values(source.name) for source in self.system.sources}
         self.groups = self._groups(range(len(self.times)))
+        self.known = self.start(self.problem.y0)
+        self._settled: Settled | None = None
 
     def _values(self, name: str) -> Tensor:
         """Return the activity of a source at all nodes, ``(nodes, *batch, size)``."""
@@ -146,56 +177,83 @@ class Motion:
             for name, value in slow.items()
         }
 
-    def _slopes(
-        self, t: Tensor, fast: Tensor, slow: State, inputs: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Moment]:
-        """Return the derivatives of the fast columns, many states at once."""
+    def slopes(
+        self,
+        fast: Tensor,
+        slow: State,
+        t: Tensor | None = None,
+        inputs: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Return the derivatives of fast columns, at all nodes or at a time for many states."""
         self.problem.recorder.statistics.evaluations += 1
+        t, inputs = (self.clock, self.inputs) if t is None or inputs is None else (t, inputs)
         lead = fast.shape[:-1]
         state = {**self.named(fast), **self._slow(slow, tuple(lead))}
         moment = Moment(t, state, self.system.populations, {}, known=inputs)
-        net = self.system._net_currents(moment)
         rates = moment.derivative
-        for neuron in self.system.neurons:
-            rates.update(neuron(t, state, net.get(neuron.name, {})))
+        rates.update(self.system.slopes(moment))
         for current in self.moving:
             rates.update(current.derivative(moment))
         if len(self.columns) == 1:
             (name,) = self.columns
             if name in rates:
-                return rates[name].reshape(*lead, -1), moment
+                return rates[name].reshape(*lead, -1)
         flat = torch.zeros_like(fast)
         for name, part in self.columns.items():
             if name in rates:
                 flat[..., part] = rates[name].reshape(*lead, -1)
-        return flat, moment
+        return flat
 
-    def settle(
-        self, slow: State, guess: Tensor, drift: Tensor | None = None
-    ) -> tuple[Tensor, Moment]:
-        """Return the periodic motion at the nodes, ``(nodes, columns)``, and the last moment.
+    def settled(self, W: Tensor) -> Settled:
+        """Return the motion for slow variables as a vector; that asked for last is kept."""
+        if self._settled is None or self._settled.W is not W:
+            slow = self.split.unpack(W)
+            fast, slopes = self.settle(slow)
+            rate = self.average(slow, fast, slopes)
+            self._settled = Settled(W, slow, fast, slopes, rate)
+        return self._settled
 
-        Where the slow variables move, and with them the motion by `drift` in a time unit, it lags:
-        drift is taken from ds/dt.
+    def settle(self, slow: State, drift: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the periodic motion at the nodes and its derivative, ``(nodes, columns)`` each.
+
+        It is found from the last one. Where the slow variables move, and with them the motion by
+        `drift` in a time unit, it lags: drift is taken from ds/dt.
 
         Raises
         ------
         SeparationError
             The sweeps do not come to rest.
         """
-        s, memory = guess, Anderson(MEMORY)
+        find = self._through if self.path else self._around
+        self.known, rest = find(slow, drift)
+        return self.known, torch.addcmul(rest, self.leak, self.known)
+
+    def _through(self, slow: State, drift: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Sweep once for each layer of a network without loops."""
+        assert self.path is not None
+        s = rest = self.known
+        for _ in range(self.path.depth):
+            s, rest = self._sweep(s, slow, drift)
+        if math.isfinite(float(s.sum())):
+            return s, rest
+        raise SeparationError(
+            time=float(self.problem.t[0]),
+            cause=f"the periodic motion of {', '.join(self.split.fast)} is not finite",
+        )
+
+    def _around(self, slow: State, drift: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Sweep until nothing changes."""
+        s, memory = self.known, Anderson(MEMORY)
         before = math.inf
         patience = len(self.system.neurons) + 1
         for sweep in range(SWEEPS):
-            rates, moment = self._slopes(self.clock, s, slow, self.inputs)
-            rest = rates - self.leak * s
-            new = self._answer(rest if drift is None else rest - drift)
+            new, rest = self._sweep(s, slow, drift)
             left = float((new - s).abs().max())
             scale = float(new.abs().max())
             if not math.isfinite(left):
                 break
             if left <= self.tol * max(scale, 1e-30) or left == 0:
-                return new, moment
+                return new, rest
             memory.remember(s.reshape(1, -1), new.reshape(1, -1))
             late = sweep > patience and left > SLOW_SWEEP * before
             s = memory.extrapolate().view_as(new) if late else new
@@ -207,6 +265,11 @@ class Motion:
             "where they do forget their start, use Projective",
         )
 
+    def _sweep(self, s: Tensor, slow: State, drift: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the periodic answer to what drives the fast columns, and what that is."""
+        rest = torch.addcmul(self.slopes(s, slow), self.leak, s, value=-1.0)
+        return self._answer(rest if drift is None else rest - drift), rest
+
     def _answer(self, rest: Tensor) -> Tensor:
         if self.alike:
             return self.greens[0][1](rest)
@@ -216,27 +279,32 @@ class Motion:
         return new
 
     def average(
-        self, slow: State, fast: Tensor, moment: Moment, nodes: Sequence[int] | None = None
+        self, slow: State, fast: Tensor, slopes: Tensor, nodes: Sequence[int] | None = None
     ) -> Tensor:
-        """Return the mean derivative of the slow variables over the cycle, or over some nodes."""
+        """Return the mean derivative of the slow variables over the cycle, or over some nodes.
+
+        `fast` and `slopes` are the fast columns and their derivatives at all nodes.
+        """
         groups = self.groups if nodes is None else self._groups(nodes)
         if not self.together:
             return self._one_by_one(slow, fast, nodes)
         total: dict[str, Tensor] = {}
-        state = self.named(fast)
         weight = sum(share for _, share, _ in groups)
         for index, share, inputs in groups:
             every = len(index) == len(self.times)
-            part = state if every else {k: v[index] for k, v in state.items()}
+            state = self.named(fast if every else fast[index])
             now = Moment(
                 self.clock if every else self.clock[index],
-                {**part, **self._slow(slow, (len(index),))},
+                {**state, **self._slow(slow, (len(index),))},
                 self.system.populations,
                 {},
                 known=inputs,
             )
-            rates = moment.derivative
-            now.derivative = rates if every else {k: v[index] for k, v in rates.items()}
+            now.derivative = (
+                self.system.slopes(now)
+                if self.loose
+                else self.named(slopes if every else slopes[index])
+            )
             self.problem.recorder.statistics.evaluations += 1
             change: dict[str, Any] = {}
             for current in self.learning:
@@ -255,18 +323,10 @@ class Motion:
                 total[name] = torch.zeros_like(self.problem.y0[name])
         return self.split.pack(total)
 
-    def learner(self, guess: Tensor | None = None) -> Callable[[float, Tensor], Tensor]:
-        """Return dW/dt of W, a vector; each motion is found from the last one."""
-        known = self.start(self.problem.y0) if guess is None else guess
-
-        def rate(t: float, W: Tensor) -> Tensor:
-            nonlocal known
-            del t
-            slow = self.split.unpack(W)
-            known, moment = self.settle(slow, known)
-            return self.average(slow, known, moment)
-
-        return rate
+    def rate(self, t: float, W: Tensor) -> Tensor:
+        """Return dW/dt of slow variables as a vector."""
+        del t
+        return self.settled(W).rate
 
     def project(self, W: Tensor) -> Tensor:
         """Return weights inside their signs and bounds."""
@@ -292,10 +352,9 @@ class Motion:
             {k: rates[k] if k in rates else torch.zeros_like(slow[k]) for k in self.split.slow}
         )
 
-    def at(self, t: float, slow: State, fast: Tensor, drift: Tensor | None = None) -> State:
-        """Return the periodic motion at any time of the cycle."""
-        rates, _ = self._slopes(self.clock, fast, slow, self.inputs)
-        rest = rates - self.leak * fast
+    def at(self, t: float, fast: Tensor, slopes: Tensor, drift: Tensor | None = None) -> State:
+        """Return the periodic motion at any time of the cycle, from that at the nodes."""
+        rest = slopes - self.leak * fast
         rest = rest if drift is None else rest - drift
         flat = fast.new_empty(self.width)
         rows: dict[int, Tensor] = {}
@@ -304,30 +363,42 @@ class Motion:
             flat[part] = row @ rest[:, part]
         return self.named(flat)
 
-    def moment_of(self, slow: State, fast: Tensor) -> Moment:
-        """Return the moment of given fast columns at the nodes."""
-        return self._slopes(self.clock, fast, slow, self.inputs)[1]
-
-    def named_first(self, fast: Tensor) -> State:
-        """Return the fast variables at the first node by name."""
-        return self.named(fast[0])
-
     def march(self, slow: State, starts: Tensor) -> Tensor:
         """Return fast columns at all nodes of a stretch, ``(nodes, starts, columns)``.
 
-        Exponential Euler steps from states ``(starts, columns)``.
+        Exponential Euler steps from states ``(starts, columns)``; in a network without loops all of
+        them at once, layer after layer.
         """
         assert isinstance(self.cycle, Stretch)
-        h = self.cycle.step
+        h, count = self.cycle.step, len(self.times)
+        if self.path:
+            return self._at_once(slow, starts, h, count)
         move = h * phi1(h * self.leak)
         path = [starts]
-        for k in range(len(self.times) - 1):
+        for k in range(count - 1):
             s = path[-1]
             inputs = {name: value[k] for name, value in self.inputs.items()}
             clock = self.clock[k].expand(len(s), *self.batch)
-            rates, _ = self._slopes(clock, s, slow, inputs)
-            path.append(torch.addcmul(s, move, rates))
+            path.append(torch.addcmul(s, move, self.slopes(s, slow, clock, inputs)))
         return torch.stack(path)
+
+    def _at_once(self, slow: State, starts: Tensor, h: float, count: int) -> Tensor:
+        """Return what `march` does: s_k = e^(kha) s_0 + Σ_(j<k) e^((k-1-j)ha) h φ₁(ha) r_j."""
+        assert self.path is not None
+        inputs = {name: value.unsqueeze(1) for name, value in self.inputs.items()}
+        clock = self.clock.unsqueeze(1).expand(count, len(starts), *self.batch)
+        steps = torch.arange(count, dtype=starts.dtype, device=starts.device)
+        late = (steps[:, None] - steps - 1).clamp(min=0)
+        first = torch.exp(h * steps[:, None, None] * self.leak) * starts
+        s = starts.expand(count, *starts.shape)
+        for _ in range(self.path.depth):
+            rest = torch.addcmul(self.slopes(s, slow, clock, inputs), self.leak, s, value=-1.0)
+            s = first.clone()
+            for name, part in self.columns.items():
+                z = torch.tensor(h * self.rates[name]).to(starts)
+                kernel = torch.tril(torch.exp(z * late), -1) * (h * phi1(z))
+                s[..., part] += (kernel @ rest[..., part].flatten(1)).view_as(s[..., part])
+        return s
 
 
 def _averaging(synapse: Synapse) -> Synapse:

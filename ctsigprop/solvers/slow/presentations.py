@@ -103,7 +103,7 @@ class Presentations:
     def _alone(self, motion: Motion, split: Split, tol: float) -> list[Piece]:
         kept: list[Piece] = []
         macro = Macro(
-            motion.learner(), split.sizes, tol, max_steps=1000, twin=False, project=motion.project
+            motion.rate, split.sizes, tol, max_steps=1000, twin=False, project=motion.project
         )
         start = split.pack(self.problem.y0)
         macro.run(self.begins[0], self.begins[-1], start, lambda pieces, _: kept.extend(pieces))

@@ -42,8 +42,9 @@ class Split:
         for name in named or ():
             if name not in names:
                 raise ValueError(f"slow: {unknown('variable', name, names)}")
-        rates = _decay_rates(problem, named or ())
-        slow = _slow_variables(problem, rates, period) if named is None else named
+        weights, kept = _plastic(problem)
+        rates = _decay_rates(problem, weights if named is None else named)
+        slow = weights + _slow_kept(kept, rates, period) if named is None else named
         if not slow:
             raise ValueError(
                 "no variable is slow: no synapse has plasticity; name those that are, slow=(...)"
@@ -128,7 +129,7 @@ def _decay_rates(problem: Problem, besides: tuple[str, ...]) -> dict[str, float]
     """
     t, y = problem.t[0].detach(), problem.y0
     known = {} if problem.linear is None else problem.linear(t, y)
-    still = problem.field(t, y)
+    still: State | None = None
     rates: dict[str, float] = {}
     for name, value in y.items():
         if name in besides:
@@ -137,21 +138,22 @@ def _decay_rates(problem: Problem, besides: tuple[str, ...]) -> dict[str, float]
             rates[name] = 0.0
             continue
         a = float(known[name].mean()) if name in known else 0.0
-        if not a < 0 and name in still:
-            step = NUDGE * max(1.0, float(value.abs().mean()))
-            moved = problem.field(t, {**y, name: value + step})
-            a = float(((moved[name] - still[name]) / step).mean())
+        if not a < 0:
+            still = still or problem.field(t, y)
+            if name in still:
+                step = NUDGE * max(1.0, float(value.abs().mean()))
+                moved = problem.field(t, {**y, name: value + step})
+                a = float(((moved[name] - still[name]) / step).mean())
         rates[name] = min(a, 0.0)
     return rates
 
 
-def _slow_variables(problem: Problem, rates: dict[str, float], period: float) -> tuple[str, ...]:
-    """Return the weights, and what their rules keep that is as slow.
+def _slow_kept(kept: tuple[str, ...], rates: dict[str, float], period: float) -> tuple[str, ...]:
+    """Return what rules keep besides weights that is as slow as these.
 
-    A variable of a rule is slow where it relaxes by less than a twentieth within a period, and
-    within the slowest relaxation of the neurons.
+    It is slow where it relaxes by less than a twentieth within a period, and within the slowest
+    relaxation of the neurons.
     """
-    weights, kept = _plastic(problem)
     own = [-a for name, a in rates.items() if name not in kept and a < 0]
     scale = max(period, 1 / min(own) if own else 0.0)
-    return weights + tuple(name for name in kept if -rates.get(name, 0.0) * scale < 0.05)
+    return tuple(name for name in kept if -rates.get(name, 0.0) * scale < 0.05)

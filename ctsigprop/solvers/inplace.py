@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ctsigprop.affine import Affine, Bend, Leak
+from ctsigprop.solvers.products import Ordered
 from ctsigprop.solvers.sums import Operations, Sum, times
 from ctsigprop.terms import Current, Moment, Neuron, State
 
@@ -47,12 +48,18 @@ class Net:
         Where they are; it is copied.
     moment : callable
         ``moment(state) -> Moment``, with all that currents may read.
+    ordered : Ordered
+        Matrices as products take them.
     """
 
     def __init__(
-        self, receivers: Sequence[Receiver], state: State, moment: Callable[[State], Moment]
+        self,
+        receivers: Sequence[Receiver],
+        state: State,
+        moment: Callable[[State], Moment],
+        ordered: Ordered,
     ) -> None:
-        self._moment = moment
+        self._moment, self.ordered = moment, ordered
         like = state[receivers[0].variable]
         sizes = [state[receiver.variable].numel() for receiver in receivers]
         self.s, self.r = like.new_empty(2, sum(sizes)).unbind()
@@ -124,7 +131,7 @@ class Unit:
         self.decay: Tensor = self.s.new_ones(())
         self.height: Tensor | None = None  # None is one
         self.bend: Bend | None = None
-        self.bent, self.straight = Sum(self.s), Sum(self.s)
+        self.bent, self.straight = Sum(self.s, net.ordered), Sum(self.s, net.ordered)
         self.pres: list[Unit] = []
         self.version = 0
         self._buffer = self.r

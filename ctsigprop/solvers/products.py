@@ -12,32 +12,59 @@ from typing import final
 import torch
 from torch import Tensor
 
-__all__ = ["Product"]
+__all__ = ["Ordered", "Product"]
 
 LARGE = 2**20
 """Multiplications from which a product is worth its call."""
 
 
 @final
-class Product:
-    """What writes base + s Wᵀ into a buffer, again and again while W rests.
+class Ordered:
+    """Matrices put in order for products, each when it is first used: they must not change."""
 
-    W is put in order for it when it is used for the second time.
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, float, int], tuple[Tensor, Tensor]] = {}
+
+    def matrix(self, weight: Tensor, alpha: float, rows: int) -> Tensor:
+        """Return alpha W for products with so many rows."""
+        key = (id(weight), alpha, rows)
+        if key not in self._known:
+            scaled = weight if alpha == 1 else weight * alpha
+            # with the matrix itself, so that no other takes its id
+            self._known[key] = weight, torch.ops.mkldnn._reorder_linear_weight(scaled, rows)
+        return self._known[key][1]
+
+
+@final
+class Product:
+    """What writes base + alpha s Wᵀ into a buffer, again and again while W rests.
 
     Parameters
     ----------
     base : Tensor or None
         ``(rows, post)``, or the same for every row; it may be the buffer.
-    weight, s, out : Tensor
-        W, ``(post, pre)``, s, ``(rows, pre)``, and the buffer, ``(rows, post)``.
+    weight, alpha : Tensor, float
+        W, ``(post, pre)``, and what it is multiplied by.
+    s, out : Tensor
+        ``(rows, pre)``, and the buffer, ``(rows, post)``.
+    ordered : Ordered
+        Where the matrix is kept for all its products.
     """
 
-    def __init__(self, base: Tensor | None, weight: Tensor, s: Tensor, out: Tensor) -> None:
-        self.weight, self.s, self.out = weight, s, out
+    def __init__(
+        self,
+        base: Tensor | None,
+        weight: Tensor,
+        alpha: float,
+        s: Tensor,
+        out: Tensor,
+        ordered: Ordered,
+    ) -> None:
+        self.weight, self.alpha, self.s, self.out = weight, alpha, s, out
+        self.ordered = ordered
         whole = base is not None and base.dim() == 2
         self.base = base.expand_as(out).contiguous() if base is not None and whole else None
         self.row = None if base is None or whole else base.expand(out.shape[1]).contiguous()
-        self._uses = 0
 
     @staticmethod
     def accepts(s: Tensor, weight: Tensor) -> bool:
@@ -50,13 +77,10 @@ class Product:
 
     def __call__(self) -> None:
         """Write it."""
-        self._uses += 1
-        if self._uses == 2:
-            rows = self.s.shape[0]
-            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, rows)
+        matrix = self.ordered.matrix(self.weight, self.alpha, self.s.shape[0])
         linear = torch.ops.mkldnn._linear_pointwise
         if self.base is not None:
-            value = linear.binary(self.s, self.base, self.weight, None, "add")
+            value = linear.binary(self.s, self.base, matrix, None, "add")
         else:
-            value = linear(self.s, self.weight, self.row, "none", [], "")
+            value = linear(self.s, matrix, self.row, "none", [], "")
         self.out.copy_(value)

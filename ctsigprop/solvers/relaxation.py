@@ -15,6 +15,7 @@ from ctsigprop.signals import Constant, Signal
 from ctsigprop.solvers.anderson import Anderson
 from ctsigprop.solvers.inplace import Net, Receiver, Unit
 from ctsigprop.solvers.options import check_max_steps, check_positive
+from ctsigprop.solvers.products import Ordered
 from ctsigprop.system import System
 from ctsigprop.terms import Current, Moment, Source, State
 
@@ -137,6 +138,7 @@ class Relaxation:
             if name in order[k:]
         }
         self._values: dict[str, Tensor] = {}
+        self._ordered = Ordered()
         self.move(t)
 
     @property
@@ -164,7 +166,7 @@ class Relaxation:
     @torch.no_grad()
     def net(self, state: State) -> Net:
         """Return the neurons in buffers, at a state."""
-        return Net(list(self._receivers.values()), state, self._moment)
+        return Net(list(self._receivers.values()), state, self._moment, self._ordered)
 
     @torch.no_grad()
     def march(self, state: State, dt: float, duration: float) -> State:

@@ -9,7 +9,7 @@ from typing import Protocol, final
 import torch
 from torch import Tensor
 
-from ctsigprop.solvers.products import Product
+from ctsigprop.solvers.products import Ordered, Product
 
 __all__ = ["Operations", "Sender", "Sum", "times"]
 
@@ -46,10 +46,12 @@ class Sum:
     ----------
     like : Tensor
         ``(samples, units)``, whose shape and type the sum has.
+    ordered : Ordered
+        Matrices as products take them.
     """
 
-    def __init__(self, like: Tensor) -> None:
-        self.like = like
+    def __init__(self, like: Tensor, ordered: Ordered) -> None:
+        self.like, self.ordered = like, ordered
         self.base: Tensor | None = None
         self.images: list[tuple[Sender, Tensor, float]] = []
         self.others: list[Callable[[], Tensor]] = []
@@ -89,7 +91,7 @@ class Sum:
         if total is not None and out.numel() <= SMALL:
             total = total.expand_as(out).contiguous()
         for pre, weight, alpha in self.images:
-            operations.append(_product(total, weight, pre, alpha, out))
+            operations.append(self._product(total, weight, pre, alpha, out))
             total = out
         for other in self.others:
             operations.append(partial(_addition, total, other, out))
@@ -125,6 +127,28 @@ class Sum:
             self.base, self.images = self._kept
             self._kept = None
 
+    def _product(
+        self, total: Tensor | None, weight: Tensor, pre: Sender, alpha: float, out: Tensor
+    ) -> Callable[[], object]:
+        """Return what writes total + alpha W r into a buffer, which may be the total."""
+        if pre.direct and weight.dim() == 2 and Product.accepts(pre.s, weight):
+            return Product(total, weight, alpha, pre.s, out, self.ordered)
+        if pre.direct and weight.dim() == 2:
+            whole, beta = (out, 0) if total is None else (total, 1)
+            return partial(torch.addmm, whole, pre.s, weight.T, beta=beta, alpha=alpha, out=out)
+
+        def write() -> None:
+            r = pre.activity()
+            if weight.dim() <= 1:
+                change = r * (weight * alpha)
+            elif weight.dim() == 2:
+                change = torch.mm(r, weight.T).mul_(alpha)
+            else:
+                change = torch.bmm(weight, r.unsqueeze(-1)).squeeze(-1).mul_(alpha)
+            _addition(total, lambda: change, out)
+
+        return write
+
 
 def times(value: Tensor, gain: Tensor | None) -> Tensor:
     """Return a value times a gain; None is one."""
@@ -137,26 +161,3 @@ def _addition(total: Tensor | None, other: Callable[[], Tensor], out: Tensor) ->
         out.copy_(other())
     else:
         torch.add(total, other(), out=out)
-
-
-def _product(
-    total: Tensor | None, weight: Tensor, pre: Sender, alpha: float, out: Tensor
-) -> Callable[[], object]:
-    """Return what writes total + alpha W r into a buffer, which may be the total."""
-    if pre.direct and weight.dim() == 2 and Product.accepts(pre.s, weight):
-        return Product(total, weight if alpha == 1 else weight * alpha, pre.s, out)
-    if pre.direct and weight.dim() == 2:
-        whole, beta = (out, 0) if total is None else (total, 1)
-        return partial(torch.addmm, whole, pre.s, weight.T, beta=beta, alpha=alpha, out=out)
-
-    def write() -> None:
-        r = pre.activity()
-        if weight.dim() <= 1:
-            change = r * (weight * alpha)
-        elif weight.dim() == 2:
-            change = torch.mm(r, weight.T).mul_(alpha)
-        else:
-            change = torch.bmm(weight, r.unsqueeze(-1)).squeeze(-1).mul_(alpha)
-        _addition(total, lambda: change, out)
-
-    return write

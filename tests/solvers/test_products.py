@@ -11,7 +11,7 @@ from torch import Tensor
 from ctsigprop.learning.continuous import ContinuousSigprop
 from ctsigprop.models.networks import sigprop_network
 from ctsigprop.solvers.explicit.fixed import Euler
-from ctsigprop.solvers.products import LARGE, Product
+from ctsigprop.solvers.products import LARGE, Ordered, Product
 from ctsigprop.solvers.relaxation import Steady
 
 ROWS, PRE, POST = 30, 200, 210
@@ -33,8 +33,9 @@ def test_every_call_writes_the_exact_product(
     base: Tensor | None, turn: Callable[[Tensor], Tensor]
 ) -> None:
     s, weight, out = drawn(ROWS, PRE), turn(drawn(POST, PRE, seed=1)), torch.empty(ROWS, POST)
-    product = Product(base, weight, s, out)
-    for k in range(4):  # W is put in order at the second
+    ordered = Ordered()
+    product = Product(base, weight, 1.0, s, out, ordered)
+    for k in range(4):
         s.copy_(drawn(ROWS, PRE, seed=k))
         product()
         exact = s.double() @ weight.double().T + (0 if base is None else base.double())
@@ -44,11 +45,23 @@ def test_every_call_writes_the_exact_product(
 @needs_it
 def test_the_base_may_be_the_buffer() -> None:
     s, weight, out = drawn(ROWS, PRE), drawn(POST, PRE, seed=1), torch.zeros(ROWS, POST)
-    product = Product(out, weight, s, out)
+    product = Product(out, weight, 1.0, s, out, Ordered())
     for k in range(1, 4):
         product()
         exact = k * s.double() @ weight.double().T
         torch.testing.assert_close(out.double(), exact, rtol=0, atol=3e-4)
+
+
+@needs_it
+def test_a_matrix_is_put_in_order_once_for_all_its_products() -> None:
+    s, ordered, buffers = drawn(ROWS, PRE), Ordered(), torch.empty(3, ROWS, POST)
+    weight, other = drawn(POST, PRE, seed=1), drawn(POST, PRE, seed=2)
+    for out, (matrix, alpha) in zip(
+        buffers, [(weight, 1.0), (weight, -0.5), (other, 1.0)], strict=True
+    ):
+        Product(None, matrix, alpha, s, out, ordered)()
+        torch.testing.assert_close(out, alpha * s @ matrix.T, rtol=0, atol=1e-4)
+    assert ordered.matrix(weight, 1.0, ROWS) is ordered.matrix(weight, 1.0, ROWS)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,10 @@ Run = Callable[[], dict[str, Any]]
 TURN = 0.25
 """Seconds that a turn takes at least, but for the first: short runs are repeated in it."""
 
+KEPT = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
+"""Freed memory is kept for what comes next, by all alike, where the C library is glibc: to hand it
+back and to get it anew takes up to a third of short runs, as much as the machine will."""
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -92,7 +96,7 @@ class Contestant:
         one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
         environment = {**os.environ, **one, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-        environment |= {"JAX_ENABLE_X64": "1", "NUMBA_NUM_THREADS": "1"}
+        environment |= {"JAX_ENABLE_X64": "1", "NUMBA_NUM_THREADS": "1", **KEPT}
         paths = [str(ROOT), environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         if caches is not None:

@@ -40,8 +40,8 @@ class Anderson:
         residual, value = self._residuals[-1], self._values[-1]
         if len(self._values) < 2:
             return value
-        steps = torch.stack([residual - r for r in self._residuals[:-1]], -1)
-        moves = torch.stack([value - g for g in self._values[:-1]], -1)
+        steps = residual.unsqueeze(-1) - torch.stack(self._residuals[:-1], -1)
+        moves = value.unsqueeze(-1) - torch.stack(self._values[:-1], -1)
         gram = steps.mT @ steps
         own = gram.diagonal(dim1=-2, dim2=-1)
         own += RIDGE * own.sum(-1, keepdim=True) + torch.finfo(gram.dtype).tiny ** 0.5

@@ -169,7 +169,7 @@ def _settings(tableau: Tableau) -> str:
         **{"LANES": LANES, "FIRST_PART": MEMORY.parts, "W_LAST": _block(stages - 1)},
         **{"STAGES": stages, "EVERY": EVERY, "RETREATS": RETREATS, "STRETCH": STRETCH},
         **{"ROUNDINGS": ROUNDINGS, "FINISHED": FINISHED, "FAILED": FAILED},
-        **{"EXPONENT": 1 / tableau.order, "RECENT": math.log2(FLOOR)},
+        **{"EXPONENT": 1 / tableau.order, "RECENT": 2 * math.log2(FLOOR)},
     }
     return "\n".join(f"{name} = {value!r}" for name, value in constants.items())
 
@@ -226,8 +226,8 @@ def _advance(tableau: Tableau) -> str:
 
 
 _CONTROL = f"""
-largest = v[W_LARGEST]
-error = 0.5 * near_log2(larger(largest, 1e-20))
+largest = v[W_LARGEST]  # the square of the error, as are those whose logarithms follow
+error = near_log2(larger(largest, 1e-20))
 finite = largest < math.inf
 good = largest <= 1.0
 lands = v[W_LANDING] == 1.0
@@ -237,9 +237,8 @@ t = v[W_T]
 size = v[W_SIZE]
 recent = v[W_RECENT]
 target = v[W_TARGET]
-accepted_power = {PROPORTIONAL!r} * recent - {INTEGRAL!r} * error
-power = EXPONENT * (accepted_power if good else -error)
-factor = larger({SAFETY!r} * near_exp2(power), {SMALLEST!r})
+wanted = {PROPORTIONAL!r} * recent - {INTEGRAL!r} * error if good else -error
+factor = larger(near_exp2(0.5 * EXPONENT * wanted + {math.log2(SAFETY)!r}), {SMALLEST!r})
 most = {LARGEST!r} if good & (v[W_FAILED] == 0.0) else 1.0
 factor = factor if factor < most else most
 chosen = abs(size) * (factor if finite else {NON_FINITE!r})

@@ -93,7 +93,8 @@ def native_function(
 def scalar_text(text: str, rename: Mapping[str, str]) -> str:
     """Write a line or a result of `share` for single numbers, under other names.
 
-    Conditions become ``holds(...)``, and powers products, roots, or ``power(x, y)``.
+    Conditions become ``holds(...)``, powers products, roots, or ``power(x, y)``, and
+    1/(1 + exp(x)) becomes ``fermi(x)``.
     """
     return ast.unparse(_Scalar(rename).visit(ast.parse(text)))
 
@@ -116,6 +117,13 @@ class _Scalar(ast.NodeTransformer):
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
         self.generic_visit(node)
+        match node:
+            case ast.BinOp(
+                ast.Constant(1),
+                ast.Div(),
+                ast.BinOp(ast.Constant(1), ast.Add(), ast.Call(ast.Name("exp"), arguments)),
+            ):
+                return ast.Call(name_node("fermi"), arguments, [])
         if not isinstance(node.op, ast.Pow):
             return node
         exponent = _constant(node.right)

@@ -89,6 +89,11 @@ def test_many_batch_axes_and_no_sample_sees_another():
     torch.testing.assert_close(fast["x"][:, 4, 19], alone["x"], rtol=1e-12, atol=1e-12)
 
 
+def test_sigmoids():
+    system = ct.System(ct.wilson_cowan())
+    compare(system, starts(system, 70, spread=0.4), [0.0, 5.0, 30.0])
+
+
 FUNCTIONS = ("exp", "tanh", "sin", "cos", "sinh", "cosh", "arctan", "exprel", "2 + abs")
 
 
@@ -107,6 +112,7 @@ def texts(draw):
                     "sqrt(1 + y_**2)",
                     "log(2 + z_**2)",
                     "tan(0.3*tanh(y_))",
+                    "1/(1 + exp(y_ - z_))",
                     "clip(J, -0.2, k)",
                     "int(J > 0 and not k < J)",
                     "sign(J)*y_",

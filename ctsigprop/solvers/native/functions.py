@@ -1,14 +1,14 @@
 """Elementary functions as text that is inlined, so that whole loops run in vector registers.
 
-Errors are one to two units in the last place. Arguments beyond the range of a reduction give NaN,
-so that the sample is left to the functions of the library.
+Errors are one to two units in the last place, of tanh up to three. Arguments beyond the range of a
+reduction give NaN, so that the sample is left to the functions of the library.
 """
 
 from __future__ import annotations
 
 __all__ = ["FUNCTIONS"]
 
-FUNCTIONS = """
+FUNCTIONS = '''
 import math
 from llvmlite import ir
 from numba import njit, types
@@ -39,10 +39,15 @@ def power_of_two(shifted):
 
 
 @njit(**INLINE)
-def reduced(x):
+def rest(x):
     shifted = x * 1.4426950408889634 + MAGIC
     n = shifted - MAGIC
-    r = (x - n * 0.6931471803691238) - n * 1.9082149292705877e-10
+    return shifted, (x - n * 0.6931471803691238) - n * 1.9082149292705877e-10
+
+
+@njit(**INLINE)
+def reduced(x):
+    shifted, r = rest(x)
     s = r * r
     q = s * s
     low = (0.5 + r * 0.16666666666666669) + s * (0.04166666666662064 + r * 0.008333333333329793)
@@ -53,11 +58,33 @@ def reduced(x):
 
 
 @njit(**INLINE)
+def within(x):
+    """Keep to where the power of two is from 0 to infinity."""
+    return min(max(x, -709.0), 710.0)
+
+
+@njit(**INLINE)
 def exp(x):
-    shifted, p = reduced(x)
-    value = power_of_two(shifted) * (1.0 + p)
-    value = math.inf if x > 709.4 else value
-    return 0.0 if x < -708.0 else value
+    shifted, p = reduced(within(x))
+    return power_of_two(shifted) * (1.0 + p)
+
+
+@njit(**INLINE)
+def halved(x):
+    """Return a power of two, and even and odd: exp(x) = power (even + odd) / (even - odd)."""
+    shifted, r = rest(x)
+    s = r * r
+    even = 1.0 + s * (0.1111077930373918 + s * 0.0009917317324332697)
+    odd = r * (0.5 + s * (0.013887229852031469 + s * 3.304115622094299e-05))
+    return power_of_two(shifted), even, odd
+
+
+@njit(**INLINE)
+def fermi(x):
+    """Return 1 / (1 + exp(x))."""
+    power, even, odd = halved(within(x))
+    below = even - odd
+    return below / (below + power * (even + odd))
 
 
 @njit(**INLINE)
@@ -92,10 +119,35 @@ def log(x):
 
 
 @njit(**INLINE)
+def near_log2(x):
+    """Return the logarithm of a normal number above 0, to 5e-8."""
+    shift = bits(x) - 4604544271217802189
+    whole = shift >> 52
+    f = number(bits(x) - (whole << 52)) - 1.0
+    e = number(whole + 4843621399236968448) - MAGIC
+    s = f * f
+    q = s * s
+    r = (1.4426947724 - f * 0.72135714898) + s * (0.48093944517 - f * 0.36008721361)
+    r = r + q * ((0.28670744539 - f * 0.25006905848) + s * (0.23689046071 - f * 0.14574452234))
+    return e + f * r
+
+
+@njit(**INLINE)
+def near_exp2(x):
+    """Return a power of two that is a normal number, to 2e-9."""
+    shifted = x + MAGIC
+    r = x - (shifted - MAGIC)
+    s = r * r
+    high = (0.055503287766 + r * 0.0096184889582) + s * (0.0013399931365 + r * 0.00015345812048)
+    p = (1.0000000006 + r * 0.69314720574) + s * (0.24022646891 + r * high)
+    return power_of_two(shifted) * p
+
+
+@njit(**INLINE)
 def tanh(x):
-    y = 20.0 if x > 20.0 else (-20.0 if x < -20.0 else x)
-    m = expm1(2.0 * y)
-    return m / (m + 2.0)
+    power, even, odd = halved(2.0 * min(max(x, -20.0), 20.0))
+    more, less = power + 1.0, power - 1.0
+    return (odd * more + even * less) / (even * more + odd * less)
 
 
 @njit(**INLINE)
@@ -172,4 +224,4 @@ def holds(condition):
 
 
 arctan, power, sqrt = math.atan, math.pow, math.sqrt
-"""
+'''

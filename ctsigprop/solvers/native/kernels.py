@@ -67,9 +67,9 @@ INTEGERS = (
 PER_LANE = ("sample", "row", "pointer", "began", "extra", "in_use")
 OPTIONS = ("direction", "first_step", "rtol")
 FLOATS = (
-    *("t", "h", "target", "low", "high", "recent", "retried", "rejected", "missed", "due"),
-    *("least", "size", "landing", "before", "attend", "accepted"),
-    *("whole", "other", "mean", "largest", "total"),
+    *("t", "h", "target", "low", "high", "recent", "failed", "rejected", "missed", "due"),
+    *("least", "size", "landing", "before", "attend"),
+    *("whole", "other", "mean", "largest"),
 )
 
 
@@ -169,7 +169,7 @@ def _settings(tableau: Tableau) -> str:
         **{"LANES": LANES, "FIRST_PART": MEMORY.parts, "W_LAST": _block(stages - 1)},
         **{"STAGES": stages, "EVERY": EVERY, "RETREATS": RETREATS, "STRETCH": STRETCH},
         **{"ROUNDINGS": ROUNDINGS, "FINISHED": FINISHED, "FAILED": FAILED},
-        **{"EXPONENT": 1 / tableau.order, "RECENT": math.log(FLOOR)},
+        **{"EXPONENT": 1 / tableau.order, "RECENT": 2 * math.log2(FLOOR)},
     }
     return "\n".join(f"{name} = {value!r}" for name, value in constants.items())
 
@@ -226,10 +226,10 @@ def _advance(tableau: Tableau) -> str:
 
 
 _CONTROL = f"""
-total = v[W_TOTAL]
-error = 0.5 * log(larger(v[W_LARGEST], 1e-20))
-finite = total < math.inf
-good = finite & (v[W_LARGEST] <= 1.0)
+largest = v[W_LARGEST]  # the square of the error, as are those whose logarithms follow
+error = near_log2(larger(largest, 1e-20))
+finite = largest < math.inf
+good = largest <= 1.0
 lands = v[W_LANDING] == 1.0
 landed = good & lands
 h = v[W_H]
@@ -237,10 +237,9 @@ t = v[W_T]
 size = v[W_SIZE]
 recent = v[W_RECENT]
 target = v[W_TARGET]
-accepted_power = {PROPORTIONAL!r} * recent - {INTEGRAL!r} * error
-power = EXPONENT * (accepted_power if good else -error)
-factor = larger({SAFETY!r} * exp(power), {SMALLEST!r})
-most = {LARGEST!r} if good & (v[W_RETRIED] == 0.0) else 1.0
+wanted = {PROPORTIONAL!r} * recent - {INTEGRAL!r} * error if good else -error
+factor = larger(near_exp2(0.5 * EXPONENT * wanted + {math.log2(SAFETY)!r}), {SMALLEST!r})
+most = {LARGEST!r} if good & (v[W_FAILED] == 0.0) else 1.0
 factor = factor if factor < most else most
 chosen = abs(size) * (factor if finite else {NON_FINITE!r})
 chosen = larger(chosen, h if landed else 0.0)
@@ -250,11 +249,12 @@ missed = v[W_MISSED] * failed
 due = good & (reached * direction >= v[W_DUE])
 stop = landed | due | (not finite) | (chosen < v[W_LEAST])
 v[W_MISSED] = missed + (0.0 if finite else 1.0)
-v[W_RETRIED] = failed
+v[W_FAILED] = failed
 v[W_REJECTED] += failed
 v[W_RECENT] = larger(error, RECENT) if good else recent
 v[W_H] = chosen
 v[W_T] = reached if good else t
-v[W_ACCEPTED] = 1.0 - failed
-v[W_ATTEND] = 1.0 if stop else 0.0
+asks = 1.0 if stop else 0.0
+v[W_ATTEND] = asks
+attend |= bits(asks)
 """

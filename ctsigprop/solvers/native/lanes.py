@@ -42,7 +42,7 @@ SHORTEST, LONGEST = 0.05, 0.2
 
 FIRST_TURNS = 1000
 
-FASTMATH = ("contract", "arcp")
+FASTMATH = ("contract", "arcp", "reassoc", "nsz")
 
 MOST_HELD = 2**26
 """Numbers in the table of held signals."""

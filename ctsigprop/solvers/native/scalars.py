@@ -27,7 +27,7 @@ LARGEST = 32
 MOST_CHANNELS = 64
 """The most numbers that signals hold."""
 
-_INLINED = {"holds", "power"}
+_INLINED = {"fermi", "holds", "power"}
 
 
 class NotScalarError(ValueError):

@@ -59,15 +59,12 @@ def advance(w, q, parameters, atol, field):
         v[W_LANDING] = 1.0 if landing else 0.0
         v[W_BEFORE] = t
         v[W_LARGEST] = 0.0
-        v[W_TOTAL] = 0.0
+        v[W_MEAN] = 0.0
     # stages
     for part in range(q[PARTS]):
         first = FIRST_PART + 3 * part
         start, stop, matrix = q[first], q[first + 1], q[first + 2]
         share = 1.0 / (stop - start)
-        for k in range(LANES):
-            v = place(w, k)
-            v[W_MEAN] = 0.0
         if matrix:
             for k in range(LANES):
                 v = place(w, k)
@@ -93,29 +90,26 @@ def advance(w, q, parameters, atol, field):
                 v[W_MEAN] += e * e
         for k in range(LANES):
             v = place(w, k)
-            mean = v[W_MEAN] * share
-            v[W_TOTAL] += mean
-            v[W_LARGEST] = larger(v[W_LARGEST], mean)
+            v[W_LARGEST] = max(v[W_LARGEST], min(math.inf, v[W_MEAN] * share))
+            v[W_MEAN] = 0.0
+    attend = 0
     for k in range(LANES):
         v = place(w, k)
         # control
+    if attend:
+        for c in range(q[SIZE]):
+            for k in range(LANES):
+                x = place(w, c * LANES + k)
+                x[W_O] = x[W_Y]
+                x[W_K] = x[W_F]
     for c in range(q[SIZE]):
         for k in range(LANES):
             v = place(w, k)
             x = place(w, c * LANES + k)
-            good = v[W_ACCEPTED] == 1.0
-            y = x[W_Y]
-            f = x[W_F]
-            z = x[W_Z]
-            g = x[W_LAST]
-            x[W_O] = y
-            x[W_K] = f
+            good = v[W_FAILED] == 0.0
+            y, f, z, g = x[W_Y], x[W_F], x[W_Z], x[W_LAST]
             x[W_Y] = z if good else y
             x[W_F] = g if good else f
-    attend = 0
-    for k in range(LANES):
-        v = place(w, k)
-        attend |= bits(v[W_ATTEND])
     return attend
 """
 
@@ -189,7 +183,7 @@ def drive(w, q, states, times, stops, low, high, held, parameters, atol, out, do
             continue
         for k in range(LANES):
             v, r = place(w, k), place(q, k)
-            if r[IN_USE] == 0:
+            if not look and v[W_ATTEND] == 0.0 or r[IN_USE] == 0:
                 continue
             sample = r[SAMPLE]
             tried = q[TURN] - r[BEGAN]
@@ -199,7 +193,7 @@ def drive(w, q, states, times, stops, low, high, held, parameters, atol, out, do
                 continue
             over = sample < 0
             if not over:
-                if v[W_ACCEPTED] == 0.0:
+                if v[W_FAILED] != 0.0:
                     if v[W_MISSED] > RETREATS or v[W_H] < v[W_LEAST]:
                         return FAILED
                     continue
@@ -233,7 +227,7 @@ def drive(w, q, states, times, stops, low, high, held, parameters, atol, out, do
                 first = sample * q[ROWS_APART]
                 start, end = times[first], times[first + q[ROWS] - 1]
                 v[W_T] = start
-                v[W_RECENT], v[W_RETRIED] = RECENT, 0.0
+                v[W_RECENT], v[W_FAILED] = RECENT, 0.0
                 v[W_REJECTED], v[W_MISSED] = 0.0, 0.0
                 v[W_DUE] = times[first + 1] * w[W_DIRECTION]
                 furthest = larger(abs(start), abs(end))

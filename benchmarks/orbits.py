@@ -3,7 +3,8 @@
 Two neurons' equations: FitzHugh and Nagumo's, Wilson and Cowan's. Where every orbit has steps of
 its own, its error is that of its worse variable; torchdiffeq, which takes the same steps for all,
 chooses them by the worse variable's root mean square over the orbits. The error is told of every
-hundredth orbit, over all of these.
+hundredth orbit, over all of these. Some of Wilson and Cowan's orbits begin close to where two ways
+part, and amplify any error; ours takes them at a tolerance with no larger an error than diffrax's.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from benchmarks.plastic import largest
 Array = NDArray[np.float64]
 
 END, TOLERANCE = 100.0, 1e-5
+OURS = {"fhn": 1e-5, "wc": 8.5e-6}
 STARTS = {"fhn": ((-2.5, 2.5), (-1.0, 2.0)), "wc": ((0.0, 0.5), (0.0, 0.5))}
 NAMES = {"fhn": ("v", "w"), "wc": ("E", "I")}
 
@@ -60,7 +62,7 @@ def ctsigprop(neuron: str, orbits: int, **options: Any) -> Run:
     system = ct.System(ct.fitzhugh_nagumo(I=0.5) if neuron == "fhn" else ct.wilson_cowan())
     pair = torch.tensor(given(neuron, orbits))[..., None]
     start = dict(zip(NAMES[neuron], pair, strict=True))
-    solver = ct.Tsit5(rtol=TOLERANCE, atol=TOLERANCE, **options)
+    solver = ct.Tsit5(rtol=OURS[neuron], atol=OURS[neuron], **options)
 
     def run() -> dict[str, Any]:
         done = ct.solve(system, start, [0.0, END], solver=solver)

@@ -316,7 +316,8 @@ class Equations:
         ([], ['-(y0 * y0) / p0'])
         """
         chosen = expressions or tuple(f"d{v.name}/dt" for v in self.variables)
-        _, lines, results = self._lower([self._quantity(one).code for one in chosen])
+        codes = [self._quantity(one).code for one in chosen]
+        _, lines, results = self._cached(("lowered", *chosen), lambda: self._lower(codes))
         made = [line.partition(" = ")[0] for line in lines]
         names = {**rename, **{name: f"{prefix}{k}" for k, name in enumerate(made)}}
         return (

@@ -112,7 +112,7 @@ def field_source(scalars: Scalars) -> str:
     to 0, it writes what depends on parameters alone.
     """
     at, blocks = MEMORY.constants, MEMORY.blocks
-    constant, moving = scalars.split()
+    constant, moving = scalars.split
     names = [line.partition(" = ")[0] for line in constant]
     load = [f"p{k} = parameters[{k}]" for k in range(len(scalars.parameters))]
     write = [f"w[{at + j}] = {name}" for j, name in enumerate(names)]

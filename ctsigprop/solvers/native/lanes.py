@@ -113,7 +113,7 @@ class _Run:
         self.out = self.y0.new_full((rows, samples, layout.size), torch.nan)
         self.out[0] = self.y0
         self.done = torch.ones(samples, dtype=torch.long)
-        floats = MEMORY.constants + len(text.split()[0])
+        floats = MEMORY.constants + len(text.split[0])
         self.floats = torch.zeros(floats, dtype=torch.float64)
         self.integers = torch.zeros(MEMORY.whole, dtype=torch.long)
         own_stops = stops.times.dim() > 1

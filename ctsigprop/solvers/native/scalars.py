@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -60,8 +61,9 @@ class Scalars:
         """Whether the time itself is read."""
         return any(re.search(r"\bt\b", text) for text in (*self.lines, *self.results))
 
+    @cached_property
     def split(self) -> tuple[list[str], list[str]]:
-        """Return the assignments that only parameters enter, and the others."""
+        """The assignments that only parameters enter, and the others."""
         constant: list[str] = []
         moving: list[str] = []
         known: set[str] = set()

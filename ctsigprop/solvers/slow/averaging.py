@@ -270,10 +270,10 @@ class _Run:
         """
         motion, split = self.motion, self.split
         rest = split.flat(motion.at(self.t0, now.fast, now.slopes))
-        spread = now.fast.std(0, unbiased=False) + 0.5 * now.fast.abs().mean()
-        spread = torch.where(spread > 0, spread, torch.ones_like(spread))
         starts = [rest, split.flat(self.problem.y0)]
         if not motion.path:
+            spread = now.fast.std(0, unbiased=False) + 0.5 * now.fast.abs().mean()
+            spread = torch.where(spread > 0, spread, torch.ones_like(spread))
             starts += [rest + spread * noise_like(rest), 2 * now.fast.mean() - rest]
         from_ = torch.stack(starts)
         apart = (from_[1:] - from_[0]).abs().amax(1)

@@ -145,19 +145,24 @@ class Motion:
         rules = [rule for c in self.learning for rule in c.plasticity]
         return [rule.gate for rule in rules if rule.gate is not None]
 
-    def _groups(self, nodes: Sequence[int]) -> list[tuple[Tensor, float, dict[str, Tensor]]]:
-        """Return the nodes that weigh the same and have the same gates: one mean for each."""
-        levels = [self.cycle.share, *(_level(gate, self.times).cpu() for gate in self._gates())]
-        keys = torch.stack(levels, 1).round(decimals=14).tolist()
+    def _groups(self, nodes: Sequence[int]) -> list[tuple[Tensor | None, float, dict[str, Tensor]]]:
+        """Return the nodes that weigh the same and have the same gates: one mean for each.
+
+        With each, its share of the cycle and the sources there; None stands for all nodes.
+        """
+        share = self.cycle.share.tolist()
+        levels = [share, *(_level(gate, self.times).tolist() for gate in self._gates())]
         found: dict[tuple[float, ...], list[int]] = {}
         for m in nodes:
-            found.setdefault(tuple(keys[m]), []).append(m)
-        groups = []
+            found.setdefault(tuple(round(level[m], 14) for level in levels), []).append(m)
+        groups: list[tuple[Tensor | None, float, dict[str, Tensor]]] = []
         for members in found.values():
+            weight = sum(share[m] for m in members)
+            if len(members) == len(share):
+                groups.append((None, weight, self.inputs))
+                continue
             index = torch.tensor(members, device=self.device)
-            every = len(index) == len(self.times)
-            inputs = self.inputs if every else {k: v[index] for k, v in self.inputs.items()}
-            groups.append((index, float(self.cycle.share[members].sum()), inputs))
+            groups.append((index, weight, {k: v[index] for k, v in self.inputs.items()}))
         return groups
 
     def start(self, state: State) -> Tensor:
@@ -291,20 +296,10 @@ class Motion:
         total: dict[str, Tensor] = {}
         weight = sum(share for _, share, _ in groups)
         for index, share, inputs in groups:
-            every = len(index) == len(self.times)
-            state = self.named(fast if every else fast[index])
-            now = Moment(
-                self.clock if every else self.clock[index],
-                {**state, **self._slow(slow, (len(index),))},
-                self.system.populations,
-                {},
-                known=inputs,
-            )
-            now.derivative = (
-                self.system.slopes(now)
-                if self.loose
-                else self.named(slopes if every else slopes[index])
-            )
+            clock, s, ds = (v if index is None else v[index] for v in (self.clock, fast, slopes))
+            state = {**self.named(s), **self._slow(slow, (len(s),))}
+            now = Moment(clock, state, self.system.populations, {}, known=inputs)
+            now.derivative = self.system.slopes(now) if self.loose else self.named(ds)
             self.problem.recorder.statistics.evaluations += 1
             change: dict[str, Any] = {}
             for current in self.learning:

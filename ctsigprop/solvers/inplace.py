@@ -89,6 +89,7 @@ class Net:
     def march(self, h: float, steps: int, tell: Callable[[int], None] | None = None) -> None:
         """Take steps of Euler's method, all populations at once; `tell` the number of each."""
         sums = [one for unit in self.units for one in unit.sums if one.coast(h, steps)]
+        self.ordered.expected = steps
         operations = [one for unit in self.units for one in unit.hearing()]
         operations += self._moving(h)
         operations += [one for held in sums for one in held.follow()]
@@ -101,6 +102,7 @@ class Net:
             unit.version += 1
         for one in sums:
             one.land()
+        self.ordered.expected = 0
 
     def _moving(self, h: float) -> Operations:
         """Return what takes a step of Euler's method, with what was heard."""

@@ -7,6 +7,7 @@ time. Whoever wants one library alone, switches it off: ``torch.backends.mkldnn.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -18,21 +19,45 @@ LARGE = 2**20
 """Multiplications from which a product is worth its call."""
 
 
+ENOUGH = 400
+"""Rows, of all products with a matrix together, from which it is worth to put it in order."""
+
+
+@dataclass
+class _Matrix:
+    """A matrix that is kept, so that no other takes its id, and how products take it."""
+
+    weight: Tensor
+    taken: Tensor
+    uses: int = 0
+    in_order: bool = False
+
+
 @final
 class Ordered:
-    """Matrices put in order for products, each when it is first used: they must not change."""
+    """Matrices put in order for products, once for all; they must not change.
+
+    Attributes
+    ----------
+    expected : int
+        How many more products with each are known to come.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, float, int], tuple[Tensor, Tensor]] = {}
+        self.expected = 0
+        self._known: dict[tuple[int, float, int], _Matrix] = {}
 
     def matrix(self, weight: Tensor, alpha: float, rows: int) -> Tensor:
         """Return alpha W for products with so many rows."""
         key = (id(weight), alpha, rows)
-        if key not in self._known:
-            scaled = weight if alpha == 1 else weight * alpha
-            # with the matrix itself, so that no other takes its id
-            self._known[key] = weight, torch.ops.mkldnn._reorder_linear_weight(scaled, rows)
-        return self._known[key][1]
+        one = self._known.get(key)
+        if one is None:
+            one = self._known[key] = _Matrix(weight, weight if alpha == 1 else weight * alpha)
+        one.uses += 1
+        if not one.in_order and (one.uses + self.expected) * rows >= ENOUGH:
+            one.taken = torch.ops.mkldnn._reorder_linear_weight(one.taken, rows)
+            one.in_order = True
+        return one.taken
 
 
 @final

@@ -11,7 +11,7 @@ from torch import Tensor
 from ctsigprop.learning.continuous import ContinuousSigprop
 from ctsigprop.models.networks import sigprop_network
 from ctsigprop.solvers.explicit.fixed import Euler
-from ctsigprop.solvers.products import LARGE, Ordered, Product
+from ctsigprop.solvers.products import ENOUGH, LARGE, Ordered, Product
 from ctsigprop.solvers.relaxation import Steady
 
 ROWS, PRE, POST = 30, 200, 210
@@ -35,7 +35,7 @@ def test_every_call_writes_the_exact_product(
     s, weight, out = drawn(ROWS, PRE), turn(drawn(POST, PRE, seed=1)), torch.empty(ROWS, POST)
     ordered = Ordered()
     product = Product(base, weight, 1.0, s, out, ordered)
-    for k in range(4):
+    for k in range(2 + ENOUGH // ROWS):  # W is put in order at the last but one
         s.copy_(drawn(ROWS, PRE, seed=k))
         product()
         exact = s.double() @ weight.double().T + (0 if base is None else base.double())
@@ -61,7 +61,12 @@ def test_a_matrix_is_put_in_order_once_for_all_its_products() -> None:
     ):
         Product(None, matrix, alpha, s, out, ordered)()
         torch.testing.assert_close(out, alpha * s @ matrix.T, rtol=0, atol=1e-4)
-    assert ordered.matrix(weight, 1.0, ROWS) is ordered.matrix(weight, 1.0, ROWS)
+    for expected in (0, ENOUGH):
+        ordered.expected = expected
+        found = [ordered.matrix(weight, 1.0, ROWS) for _ in range(ENOUGH // ROWS + 2)]
+        assert found[-1] is found[-2]
+        assert found[-1] is not weight
+        assert (found[0] is found[-1]) == (expected > 0)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import ctsigprop
 
 PACKAGE = Path(ctsigprop.__file__).parent
 FLOORS = [
-    {"errors", "units", "provenance", "signals", "quantities", "brian2_", "affine"},
+    {"errors", "units", "provenance", "signals", "quantities", "brian2_", "affine", "collection"},
     {"terms", "equations", "data", "lowrank"},
     {"system"},
     {"solvers", "models", "solution", "store"},
@@ -66,7 +66,8 @@ def test_imports_only_go_down(path: Path) -> None:
 
 def test_a_fresh_import_loads_nothing_heavy_and_little_beside_torch() -> None:
     code = (
-        "import sys, torch; before = set(sys.modules); import ctsigprop;"
+        "import gc, sys, torch; before = set(sys.modules); import ctsigprop;"
+        "assert gc.isenabled();"
         f"print(sorted({HEAVY!r} & set(sys.modules)));"
         "print(*(set(sys.modules) - before))"
     )

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import hashlib
 import json
 import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from ctsigprop.collection import without_collection
 
 __all__ = ["Kernel", "available", "cache_folder", "compiled"]
 
@@ -133,7 +134,7 @@ def compiled(
     found = _read(path)
     fresh = found is None
     if found is None:
-        with _without_collection():
+        with without_collection():
             found = _compile(source, name, arguments, fastmath)
         _write(path, found)
     try:
@@ -144,18 +145,6 @@ def compiled(
         ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *(_C[letter] for letter in arguments)
     )
     return Kernel(signature(address), fresh, address, engine)
-
-
-@contextlib.contextmanager
-def _without_collection() -> Iterator[None]:
-    """Hold garbage collection: of all that a compiler makes, nothing is garbage before its end."""
-    on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if on:
-            gc.enable()
 
 
 def _key(source: str, name: str, arguments: str, fastmath: tuple[str, ...]) -> str:

@@ -64,20 +64,27 @@ def test_imports_only_go_down(path: Path) -> None:
             assert FLOOR[parts[1]] <= FLOOR[own], f"{own} imports {parts[1]}, which is above it"
 
 
-def test_a_fresh_import_loads_nothing_heavy_and_little_beside_torch() -> None:
+def test_a_fresh_import_loads_nothing_heavy_and_costs_little_beside_torch() -> None:
     code = (
-        "import gc, sys, torch; before = set(sys.modules); import ctsigprop;"
-        "assert gc.isenabled();"
-        f"print(sorted({HEAVY!r} & set(sys.modules)));"
+        "import gc, time, sys; a = time.process_time(); import torch; b = time.process_time();"
+        "before = set(sys.modules); c = time.process_time(); import ctsigprop;"
+        "d = time.process_time(); assert gc.isenabled();"
+        f"print(sorted({HEAVY!r} & set(sys.modules)), 1 + (d - c) / (b - a));"
         "print(*(set(sys.modules) - before))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    heavy, new = done.stdout.splitlines()
-    assert heavy == "[]"
-    tops = [name.split(".")[0] for name in new.split()]
-    beside = {top for top in tops if top not in sys.stdlib_module_names} - {"ctsigprop", "numpy"}
-    assert not beside
-    assert 0 < tops.count("ctsigprop") < 0.6 * len(MODULES)
+    ratios = []
+    for _ in range(3):  # the machine has other work, too
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        first, new = done.stdout.splitlines()
+        loaded, ratio = first.rsplit(" ", 1)
+        assert loaded == "[]"
+        ratios.append(float(ratio))
+        tops = [name.split(".")[0] for name in new.split()]
+        assert set(tops) - sys.stdlib_module_names <= {"ctsigprop", "numpy"}
+        assert 0 < tops.count("ctsigprop") < 0.6 * len(MODULES)
+    assert min(ratios) <= 1.3
 
 
 @pytest.mark.parametrize("name", ["models", "solvers", "analyses"])

@@ -337,6 +337,13 @@ def test_refusals(build, options, kind, said):
         ct.solve(build(), t=[0.0, 100.0], solver=ct.Averaging(**options))
 
 
+def test_a_rule_that_reads_the_time_has_to_repeat_as_well():
+    rule = ct.TextPlasticity("dw/dt = e*(2 + cos(pi*t/2))*x - e*w", e=1e-3)
+    with pytest.raises(ValueError, match="the derivative of 'W_y_x' differs"):
+        # its period is twice that of the inputs, and the span holds it many times
+        ct.solve(one_layer(rule), t=[0.0, 102.0], solver=ct.Averaging(period=2.0))
+
+
 def test_options_and_abilities():
     for options in ({"period": 0.0}, {"rtol": 0.0}, {"presentations": 3}, {"max_steps": 0}):
         with pytest.raises(ValueError, match=next(iter(options))):

@@ -31,7 +31,7 @@ TURN = 0.25
 
 KEPT = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
 """Freed memory is kept for what comes next, by all alike, where the C library is glibc: to hand it
-back and to get it anew takes up to a third of short runs, as much as the machine will."""
+back and to get it anew takes up to a fifth of a run, and as much as the machine will."""
 
 ROOT = Path(__file__).parent.parent
 

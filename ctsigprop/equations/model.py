@@ -316,8 +316,10 @@ class Equations:
         ([], ['-(y0 * y0) / p0'])
         """
         chosen = expressions or tuple(f"d{v.name}/dt" for v in self.variables)
-        codes = [self._quantity(one).code for one in chosen]
-        _, lines, results = self._cached(("lowered", *chosen), lambda: self._lower(codes))
+        _, lines, results = self._cached(
+            ("lowered", *chosen),
+            lambda: self._lower([self._quantity(one).code for one in chosen]),
+        )
         made = [line.partition(" = ")[0] for line in lines]
         names = {**rename, **{name: f"{prefix}{k}" for k, name in enumerate(made)}}
         return (

@@ -18,7 +18,6 @@ __all__ = ["Ordered", "Product"]
 LARGE = 2**20
 """Multiplications from which a product is worth its call."""
 
-
 ENOUGH = 400
 """Rows, of all products with a matrix together, from which it is worth to put it in order."""
 

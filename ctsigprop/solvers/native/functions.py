@@ -97,14 +97,18 @@ def expm1(x):
 
 
 @njit(**INLINE)
+def parted(x):
+    """Return n and m of x = m 2**n, with m from sqrt(1/2) to sqrt(2)."""
+    whole = (bits(x) - 4604544271217802189) >> 52  # the bits of sqrt(1/2)
+    # an integer of few bits becomes a float without a conversion that few processors have
+    return number(whole + 4843621399236968448) - MAGIC, number(bits(x) - (whole << 52))
+
+
+@njit(**INLINE)
 def log(x):
     small = x < 2.2250738585072014e-308
     y = x * 18014398509481984.0 if small else x
-    shift = bits(y) - 4604544271217802189  # of sqrt(1/2)
-    whole = shift >> 52
-    m = number(bits(y) - (whole << 52))
-    # an integer of few bits becomes a float without a conversion that few processors have
-    e = number(whole + 4843621399236968448) - MAGIC
+    e, m = parted(y)
     e = e - 54.0 if small else e
     f = (m - 1.0) / (m + 1.0)
     s = f * f
@@ -121,10 +125,8 @@ def log(x):
 @njit(**INLINE)
 def near_log2(x):
     """Return the logarithm of a normal number above 0, to 5e-8."""
-    shift = bits(x) - 4604544271217802189
-    whole = shift >> 52
-    f = number(bits(x) - (whole << 52)) - 1.0
-    e = number(whole + 4843621399236968448) - MAGIC
+    e, m = parted(x)
+    f = m - 1.0
     s = f * f
     q = s * s
     r = (1.4426947724 - f * 0.72135714898) + s * (0.48093944517 - f * 0.36008721361)

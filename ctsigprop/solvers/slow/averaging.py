@@ -169,7 +169,7 @@ class _Run:
             require_periodic(self.problem, options_period)
         elif not self.shown:
             require_constant(self.problem)
-        self.motion = self._resolved(self._motion(self._cycle()))
+        self.motion = self._resolved(Motion(self.problem, self.split, self._cycle(), self.tol))
         if self.motion.path:
             self.relaxation = max(self.relaxation, self.motion.path.memory)
         W = self._forget(self.motion.settled(self.W0), shift=True)
@@ -214,9 +214,6 @@ class _Run:
             return Fourier(self.t0, period, NODES)
         inside = [t for t in jumps if t < self.t0 + period * (1 - EDGE)]
         return Panels([graded([self.t0, *inside, self.t0 + period], self.tau)])
-
-    def _motion(self, cycle: Cycle) -> Motion:
-        return Motion(self.problem, self.split, cycle, self.tol)
 
     def _resolved(self, motion: Motion) -> Motion:
         """Return the motion on nodes enough for the mean derivative."""
@@ -269,7 +266,7 @@ class _Run:
         to their periodic motion, add to it.
         """
         motion, split = self.motion, self.split
-        rest = split.flat(motion.at(self.t0, now.fast, now.slopes))
+        rest = split.flat(motion.at(self.t0, now.rest))
         starts = [rest, split.flat(self.problem.y0)]
         if not motion.path:
             spread = now.fast.std(0, unbiased=False) + 0.5 * now.fast.abs().mean()
@@ -303,7 +300,7 @@ class _Run:
         means = []
         for k in (0, 1):
             fast = path[:, k]
-            means.append(layer.average(now.slow, fast, layer.slopes(fast, now.slow)))
+            means.append(layer.average(now.slow, fast, layer.driven(fast, now.slow)))
         added = duration * (means[1] - means[0])
         self.added = split.sizes(added)
         return self.W0 + added
@@ -320,7 +317,7 @@ class _Run:
         low = high = place = torch.zeros_like(now.rate)
         for a, b in pairwise(edges):  # after the last part it is where it was
             share = float(self.motion.cycle.share[a:b].sum())
-            mean = self.motion.average(now.slow, now.fast, now.slopes, range(a, b))
+            mean = self.motion.average(now.slow, now.fast, now.rest, range(a, b))
             place = place + self.period * share * (mean - now.rate)
             low, high = torch.minimum(low, place), torch.maximum(high, place)
         self.swing = self.split.sizes((high - low) / 2)
@@ -361,9 +358,9 @@ class _Run:
             back = self.period + self.relaxation
             before = self.split.unpack(W - back * now.rate)
             drift = (now.fast - self.motion.settle(before)[0]) / back
-            late, slopes = self.motion.settle(slow, drift)
+            _, rest = self.motion.settle(slow, drift)
             phase = (t - self.t0) % self.period if self.period else 0.0
-            fast = self.motion.at(self.t0 + phase, late, slopes, drift)
+            fast = self.motion.at(self.t0 + phase, rest, drift)
         state = {**slow, **fast}
         return {name: state[name] for name in self.problem.layout.names}
 
@@ -371,4 +368,4 @@ class _Run:
         """Return the fast variables under the last presentations before a time."""
         assert self.shown is not None
         motion = self.motion.on(self.shown.lately(t, MEMORY * self.relaxation, self.tau))
-        return motion.at(t, *motion.settle(slow))
+        return motion.at(t, motion.settle(slow)[1])

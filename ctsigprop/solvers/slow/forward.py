@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 
 from ctsigprop.solvers.base import Problem
 
@@ -33,33 +34,34 @@ def forward_path(problem: Problem, fast: Collection[str]) -> ForwardPath | None:
     forgotten layer after layer, and so many sweeps as there are layers find the periodic motion.
     """
     system = problem.system
-    names: dict[str, str] = {}
+    names: set[str] = set()
     taus: dict[str, float] = {}
     for neuron in system.neurons:
         own = neuron.variables
         leak = neuron.leaky_form(problem.y0[own[0].name])
-        if leak is None or not bool(
-            (leak.decay < 0).all() & (leak.decay == leak.decay.max()).all()
-        ):
+        if leak is None:
             return None
-        names[own[0].name] = neuron.name
-        taus[neuron.name] = -1 / float(leak.decay.max())
-    if set(names) != set(fast) or any(current.delay for current in system.currents):
+        slowest, fastest = float(leak.decay.max()), float(leak.decay.min())
+        if not slowest == fastest < 0:
+            return None
+        names.add(own[0].name)
+        taus[neuron.name] = -1 / slowest
+    if names != set(fast) or any(current.delay for current in system.currents):
         return None
     above: dict[str, set[str]] = {name: set() for name in taus}
     for current in system.currents:
         above[current.post] |= taus.keys() & set(current.hears())
+    try:
+        order = list(TopologicalSorter(above).static_order())
+    except CycleError:
+        return None
     found: dict[str, ForwardPath] = {}
-    while len(found) < len(taus):
-        ready = [name for name in taus if name not in found and above[name] <= found.keys()]
-        if not ready:
-            return None
-        for name in ready:
-            before = [found[other] for other in above[name]]
-            found[name] = ForwardPath(
-                1 + max((path.depth for path in before), default=0),
-                taus[name] + max((path.memory for path in before), default=0.0),
-            )
-    return ForwardPath(
-        max(path.depth for path in found.values()), max(path.memory for path in found.values())
-    )
+    for name in order:
+        before = _longest(found[other] for other in above[name])
+        found[name] = ForwardPath(before.depth + 1, before.memory + taus[name])
+    return _longest(found.values())
+
+
+def _longest(paths: Iterable[ForwardPath]) -> ForwardPath:
+    ways = [ForwardPath(0, 0.0), *paths]
+    return ForwardPath(max(way.depth for way in ways), max(way.memory for way in ways))

@@ -33,13 +33,13 @@ SLOW_SWEEP = 0.3  # a sweep that leaves more of the residual is extrapolated
 class Settled:
     """The motion for slow variables `W`, named `slow`: fast columns at the nodes, and the means.
 
-    `slopes` are the derivatives of the fast columns, `rate` is the mean dW/dt.
+    `rest` is what drives the fast columns besides their leak, ds/dt − a s; `rate` the mean dW/dt.
     """
 
     W: Tensor
     slow: State
     fast: Tensor
-    slopes: Tensor
+    rest: Tensor
     rate: Tensor
 
 
@@ -209,17 +209,27 @@ class Motion:
                 flat[..., part] = rates[name].reshape(*lead, -1)
         return flat
 
+    def driven(
+        self,
+        fast: Tensor,
+        slow: State,
+        t: Tensor | None = None,
+        inputs: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Return what drives fast columns besides their leak, ds/dt − a s; see `slopes`."""
+        return torch.addcmul(self.slopes(fast, slow, t, inputs), self.leak, fast, value=-1.0)
+
     def settled(self, W: Tensor) -> Settled:
         """Return the motion for slow variables as a vector; that asked for last is kept."""
         if self._settled is None or self._settled.W is not W:
             slow = self.split.unpack(W)
-            fast, slopes = self.settle(slow)
-            rate = self.average(slow, fast, slopes)
-            self._settled = Settled(W, slow, fast, slopes, rate)
+            fast, rest = self.settle(slow)
+            rate = self.average(slow, fast, rest)
+            self._settled = Settled(W, slow, fast, rest, rate)
         return self._settled
 
     def settle(self, slow: State, drift: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the periodic motion at the nodes and its derivative, ``(nodes, columns)`` each.
+        """Return the periodic motion at the nodes and what drives it, ``(nodes, columns)`` each.
 
         It is found from the last one. Where the slow variables move, and with them the motion by
         `drift` in a time unit, it lags: drift is taken from ds/dt.
@@ -229,9 +239,9 @@ class Motion:
         SeparationError
             The sweeps do not come to rest.
         """
-        find = self._through if self.path else self._around
-        self.known, rest = find(slow, drift)
-        return self.known, torch.addcmul(rest, self.leak, self.known)
+        found = (self._through if self.path else self._around)(slow, drift)
+        self.known = found[0]
+        return found
 
     def _through(self, slow: State, drift: Tensor | None) -> tuple[Tensor, Tensor]:
         """Sweep once for each layer of a network without loops."""
@@ -272,7 +282,7 @@ class Motion:
 
     def _sweep(self, s: Tensor, slow: State, drift: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the periodic answer to what drives the fast columns, and what that is."""
-        rest = torch.addcmul(self.slopes(s, slow), self.leak, s, value=-1.0)
+        rest = self.driven(s, slow)
         return self._answer(rest if drift is None else rest - drift), rest
 
     def _answer(self, rest: Tensor) -> Tensor:
@@ -284,11 +294,11 @@ class Motion:
         return new
 
     def average(
-        self, slow: State, fast: Tensor, slopes: Tensor, nodes: Sequence[int] | None = None
+        self, slow: State, fast: Tensor, rest: Tensor, nodes: Sequence[int] | None = None
     ) -> Tensor:
         """Return the mean derivative of the slow variables over the cycle, or over some nodes.
 
-        `fast` and `slopes` are the fast columns and their derivatives at all nodes.
+        `fast` and `rest` are the fast columns and what drives them, at all nodes.
         """
         groups = self.groups if nodes is None else self._groups(nodes)
         if not self.together:
@@ -296,10 +306,14 @@ class Motion:
         total: dict[str, Tensor] = {}
         weight = sum(share for _, share, _ in groups)
         for index, share, inputs in groups:
-            clock, s, ds = (v if index is None else v[index] for v in (self.clock, fast, slopes))
+            clock, s, r = (v if index is None else v[index] for v in (self.clock, fast, rest))
             state = {**self.named(s), **self._slow(slow, (len(s),))}
             now = Moment(clock, state, self.system.populations, {}, known=inputs)
-            now.derivative = self.system.slopes(now) if self.loose else self.named(ds)
+            now.derivative = (
+                self.system.slopes(now)
+                if self.loose
+                else self.named(torch.addcmul(r, self.leak, s))
+            )
             self.problem.recorder.statistics.evaluations += 1
             change: dict[str, Any] = {}
             for current in self.learning:
@@ -347,11 +361,10 @@ class Motion:
             {k: rates[k] if k in rates else torch.zeros_like(slow[k]) for k in self.split.slow}
         )
 
-    def at(self, t: float, fast: Tensor, slopes: Tensor, drift: Tensor | None = None) -> State:
-        """Return the periodic motion at any time of the cycle, from that at the nodes."""
-        rest = slopes - self.leak * fast
+    def at(self, t: float, rest: Tensor, drift: Tensor | None = None) -> State:
+        """Return the periodic motion at any time of the cycle, from what drives it at the nodes."""
         rest = rest if drift is None else rest - drift
-        flat = fast.new_empty(self.width)
+        flat = rest.new_empty(self.width)
         rows: dict[int, Tensor] = {}
         for part, green in self.greens:
             row = rows.setdefault(id(green), green.row(t).to(rest))
@@ -365,33 +378,37 @@ class Motion:
         them at once, layer after layer.
         """
         assert isinstance(self.cycle, Stretch)
-        h, count = self.cycle.step, len(self.times)
+        h = self.cycle.step
         if self.path:
-            return self._at_once(slow, starts, h, count)
+            return self._at_once(slow, starts, h)
         move = h * phi1(h * self.leak)
         path = [starts]
-        for k in range(count - 1):
+        for k in range(len(self.times) - 1):
             s = path[-1]
             inputs = {name: value[k] for name, value in self.inputs.items()}
             clock = self.clock[k].expand(len(s), *self.batch)
             path.append(torch.addcmul(s, move, self.slopes(s, slow, clock, inputs)))
         return torch.stack(path)
 
-    def _at_once(self, slow: State, starts: Tensor, h: float, count: int) -> Tensor:
+    def _at_once(self, slow: State, starts: Tensor, h: float) -> Tensor:
         """Return what `march` does: s_k = e^(kha) s_0 + Σ_(j<k) e^((k-1-j)ha) h φ₁(ha) r_j."""
         assert self.path is not None
+        count = len(self.times)
         inputs = {name: value.unsqueeze(1) for name, value in self.inputs.items()}
         clock = self.clock.unsqueeze(1).expand(count, len(starts), *self.batch)
         steps = torch.arange(count, dtype=starts.dtype, device=starts.device)
         late = (steps[:, None] - steps - 1).clamp(min=0)
         first = torch.exp(h * steps[:, None, None] * self.leak) * starts
+        kernels = {}
+        for a in set(self.rates.values()):
+            z = torch.tensor(h * a).to(starts)
+            kernels[a] = torch.tril(torch.exp(z * late), -1) * (h * phi1(z))
         s = starts.expand(count, *starts.shape)
         for _ in range(self.path.depth):
-            rest = torch.addcmul(self.slopes(s, slow, clock, inputs), self.leak, s, value=-1.0)
+            rest = self.driven(s, slow, clock, inputs)
             s = first.clone()
             for name, part in self.columns.items():
-                z = torch.tensor(h * self.rates[name]).to(starts)
-                kernel = torch.tril(torch.exp(z * late), -1) * (h * phi1(z))
+                kernel = kernels[self.rates[name]]
                 s[..., part] += (kernel @ rest[..., part].flatten(1)).view_as(s[..., part])
         return s
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -68,6 +69,25 @@ def test_dales_law_holds_over_ten_thousand_steps(solver: ct.Tsit5) -> None:
     assert not bool((unconstrained * sign >= 0).all()), "the test must be able to fail"
     if isinstance(solver, ct.Euler):
         assert run.statistics.steps >= 10_000
+
+
+@pytest.mark.parametrize(
+    ("seed", "kept"),
+    [(s, {"sign": torch.tensor([1, -1, 1])}) for s in range(3, 8)] + [(6, {"bounds": (-0.3, 0.3)})],
+    ids=str,
+)
+def test_a_corrector_crosses_onto_a_bound(seed: int, kept: dict[str, Any]) -> None:
+    """LSODA's found no step across the jump of the derivative, and stood still before it."""
+    x = ct.Noise(3, scale=1.0, dt=0.5, duration=20.0, seed=seed)
+    push = ct.TextPlasticity("dw/dt = eta*x*y - decay*w", eta=0.5, decay=0.2)
+    start = torch.tensor([[0.25, -0.2, 0.1], [0.2, -0.1, 0.28]], dtype=f64)
+    synapse = ct.Synapse("x", "y", start, plasticity=push, **kept)
+    system = ct.System(ct.Source("x", 3, x), ct.rate("y", 2, rho="tanh"), synapse)
+    times = torch.linspace(0, 20, 201)
+    run = ct.solve(system, t=times, solver=ct.SciPy("LSODA", max_steps=3000))
+    exact = ct.solve(system, t=times, rtol=1e-9)["W_y_x"]
+    assert bool(((exact == 0) if "sign" in kept else (exact.abs() == 0.3)).any())
+    torch.testing.assert_close(run["W_y_x"], exact, rtol=0, atol=1e-5)
 
 
 def test_a_weight_stopped_at_zero_comes_back() -> None:

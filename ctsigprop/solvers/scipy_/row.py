@@ -34,6 +34,8 @@ class Row:
     def __init__(self, problem: Problem, sample: int) -> None:
         self.problem, self.layout, self.sample = problem, problem.layout, sample
         self.start = self.layout.pack(problem.y0)[sample]
+        system = problem.system
+        self.bounded = bool(system) and system.project(problem.y0) is not problem.y0
 
     def tensor(self, y: Array) -> Tensor:
         """Return numbers of SciPy in the dtype and on the device of the state."""
@@ -64,6 +66,27 @@ class Row:
         values = torch.func.jacrev(lambda row: self.derivative(float(t), row))(at)
         # an entry that is not finite (a root at zero, say) only slows Newton's iteration down
         return numbers(torch.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0))
+
+    def landed(self, t: float, y: Array, near: Array) -> Array:
+        """Return the row with what is about to leave its bounds put on them.
+
+        It is about to where `near`, a distance, takes it over a sign or a bound of its synapse in
+        the direction of its derivative. There the derivative jumps to zero: a corrector that looks
+        at the new side alone finds no step across.
+        """
+        if not self.bounded or not any(self._over(y + way * near).any() for way in (-1, 1)):
+            return y
+        ahead = y + np.sign(self.rate(t, y)) * near
+        over = self._over(ahead)
+        return np.where(over, self._inside(ahead), y) if over.any() else y
+
+    def _over(self, y: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        return np.not_equal(self._inside(y), y)
+
+    def _inside(self, y: Array) -> Array:
+        """Return the row inside the signs and bounds of synapses."""
+        state = self.layout.unpack(self.whole(self.tensor(y)))
+        return numbers(self.layout.pack(self.problem.system.project(state))[self.sample])
 
     def condition(self, event: Event, t: float, y: Array) -> float:
         """Return the value of an event's condition."""

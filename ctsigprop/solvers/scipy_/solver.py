@@ -155,7 +155,7 @@ class SciPy(Solver):
         """Return SciPy's integrator of one sample, about to take its first step."""
         import scipy.integrate
 
-        options: dict[str, Any] = {"rtol": self.rtol, "atol": self._atol(row.layout)}
+        options: dict[str, Any] = {"rtol": self.rtol, "atol": self.absolute(row.layout)}
         if self.max_step is not None:
             options["max_step"] = self.max_step
         if first_step is not None:
@@ -165,7 +165,8 @@ class SciPy(Solver):
         method: type[OdeSolver] = getattr(scipy.integrate, self.method)
         return method(row.rate, t, y, end, **options)
 
-    def _atol(self, layout: Layout) -> float | Array:
+    def absolute(self, layout: Layout) -> float | Array:
+        """Return the absolute tolerance of every number of a row, or of all of them."""
         if not isinstance(self.atol, Mapping):
             return self.atol
         for name in self.atol:

@@ -72,6 +72,7 @@ class Trajectory:
         self.size, self.first_step = abs(self.end - self.start), solver.first_step
         self.steps = 0
         self.prospect = Prospect(solver.max_steps)
+        self.near = solver.absolute(self.row.layout)
         self.ended = False
         self.outputs: deque[tuple[int, float]] = deque()
         self.reached: list[tuple[int, Array]] = []
@@ -129,6 +130,8 @@ class Trajectory:
         if self.crossings is not None:
             stop, y = self.crossings.follow(self.row, step)
             self.ended = self.crossings.ended
+        if y is scipy.y:
+            y = self.row.landed(stop, y, self.near + self.solver.rtol * np.abs(y))
         while self.outputs and self.forward * (self.outputs[0][1] - stop) <= 0:
             row, time = self.outputs.popleft()
             self.reached.append((row, step(time)))

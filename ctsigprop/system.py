@@ -108,7 +108,7 @@ class System(Recorded):
         net = self._net_currents(moment)
         found: State = {}
         for neuron in self.neurons:
-            found.update(neuron(moment.t, moment.state, net.get(neuron.name, {})))
+            found.update(neuron.forward(moment.t, moment.state, net.get(neuron.name, {})))
         return found
 
     def linear(
@@ -240,7 +240,7 @@ class System(Recorded):
         net: dict[str, dict[str, Tensor]] = {}
         for current in self.currents:
             ports = net.setdefault(current.post, {})
-            value = current(moment)
+            value = current.forward(moment)
             ports[current.port] = ports[current.port] + value if current.port in ports else value
         return net
 

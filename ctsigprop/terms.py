@@ -35,12 +35,18 @@ class Term(Recorded, abc.ABC):
     """Anything that a system is made of. It remembers how it was built, so that a run can be rerun.
 
     Parameters are created without gradient; `learn` switches on those that are fitted or trained.
+    A system calls `forward` itself, so that torch's hooks on a term see nothing.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.units: dict[str, str | None] = {}
         self.specs: dict[str, Parameter] = {}
+
+    @property
+    def autonomous(self) -> bool:
+        """Whether it reads the time through signals alone; False where that is not known."""
+        return False
 
     def add_parameters(
         self, values: Mapping[str, Parameter | Tensor | float], size: int | None = None
@@ -214,7 +220,8 @@ class Moment:
     derivative : State
         The neurons' derivatives, once they are known: plasticity may depend on them.
 
-    Activities that are `known` are taken as they are, and no signal is asked for them.
+    Activities that are `known` are taken as they are, and no signal is asked for them; `slopes`
+    computes the derivatives when something asks for a rate.
     """
 
     def __init__(
@@ -225,9 +232,11 @@ class Moment:
         inputs: Mapping[str, Signal],
         history: Callable[[Tensor], State] | None = None,
         known: Mapping[str, Tensor] | None = None,
+        slopes: Callable[[], State] | None = None,
     ) -> None:
         self.t, self.state = t, state
         self.derivative: State = {}
+        self._slopes = slopes
         self._populations, self._inputs, self._history = populations, inputs, history
         self._activity = {(name, 0.0): value for name, value in (known or {}).items()}
 
@@ -255,6 +264,8 @@ class Moment:
         population = self._populations[name]
         if isinstance(population, Source):
             return torch.zeros_like(self.activity(name))
+        if self._slopes is not None and not self.derivative:
+            self.derivative = self._slopes()
         return self._neuron(name).activity_rate(self.state, self.derivative)
 
     def _neuron(self, name: str) -> Neuron:

@@ -133,7 +133,7 @@ def currents(run: Solution) -> Dataset:
         moment = Moment(t, state, run.system.populations, run.inputs)
         for current in run.system.currents:
             size = run.system.populations[current.post].size
-            found[current.name].append(current(moment).expand(*run.batch, size))
+            found[current.name].append(current.forward(moment).expand(*run.batch, size))
     lead = [f"batch_{k}" for k in range(len(run.batch))] if len(run.batch) > 1 else ["sample"]
     variables = {}
     for current in run.system.currents:

@@ -194,7 +194,7 @@ def _sensitivities(
     cuts = [leaf for leaf, _, _ in arguments]
     dims = {v.name.removesuffix(f"_{synapse.name}"): v.dims for v in synapse.variables[1:]}
     post, pre = dims["w"] = synapse.variables[0].dims
-    changes = rule(local)
+    changes = rule.forward(local)
     for short in sorted(changes, key=lambda short: short != "w"):
         change, label = changes[short], _label(rule, short)
         found = dict.fromkeys(ARGUMENTS, 0.0)

@@ -174,6 +174,11 @@ class Equations:
         options = {"units": units, "inputs": inputs, "time_unit": time_unit}
         return partial(Equations, units_optional=optional, **options), (text,)
 
+    @cached_property
+    def autonomous(self) -> bool:
+        """Whether no equation has the time in it."""
+        return not any("t" in names_in(code) for code in self._codes.values())
+
     def torch(self, *names: str) -> Callable[[Tensor, _Values], dict[str, Tensor]]:
         """Return ``f(t, values) -> {variable: derivative}`` over torch operations.
 

@@ -192,7 +192,7 @@ class AveragedLearning(_Weights):
                 own={name.removesuffix("_w"): value for name, value in spread.items()},
                 shared=False,
             )
-            for short, value in rule(local).items():
+            for short, value in rule.forward(local).items():
                 name = "w" if short == "w" else f"{short}_w"
                 change[name] = change[name] + value.mean(len(lead) - 1)
         return change

@@ -43,6 +43,11 @@ class Input(Current):
         self.name = name or f"I_{post}_{source}"
         self.add_parameters({"gain": gain})
 
+    @property
+    def autonomous(self) -> bool:
+        """It reads the time through signals alone."""
+        return type(self) is Input
+
     def reads(self) -> tuple[str, ...]:
         """Return the source."""
         return (self.source,)
@@ -124,6 +129,11 @@ class LearningSignal(Current):
         self.identity = weight is None
         if weight is not None:
             self.add_parameters({"weight": weight})
+
+    @property
+    def autonomous(self) -> bool:
+        """It reads the time through signals alone."""
+        return type(self) is LearningSignal
 
     def reads(self) -> tuple[str, ...]:
         """Return the source of the context."""

@@ -122,6 +122,11 @@ class TextNeuron(Neuron):
         self._rhs = self.equations.torch()
         self._leak: tuple[tuple[Any, ...], Leak] | None = None
 
+    @property
+    def autonomous(self) -> bool:
+        """Whether no equation has the time in it."""
+        return type(self).forward is TextNeuron.forward and self.equations.autonomous
+
     def full(self, short: str) -> str:
         """Return the name of a variable in the system's state."""
         return f"{short}_{self.name}" if self.name else short
@@ -190,9 +195,9 @@ class TextNeuron(Neuron):
 
     def _values(self, state: State, currents: Mapping[str, Tensor]) -> State:
         values = {short: state[full] for short, full in self._shorts.items()}
-        zero = next(iter(values.values())).new_zeros(())
+        like = next(iter(values.values()))
         for port in self.ports:
-            values[port] = currents.get(port, zero)
+            values[port] = currents[port] if port in currents else like.new_zeros(())
         for symbol in self.specs:
             values[symbol] = getattr(self, symbol)
         return values

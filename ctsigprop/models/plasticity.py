@@ -131,6 +131,11 @@ class TextPlasticity(Plasticity):
         )
 
     @property
+    def autonomous(self) -> bool:
+        """Whether no equation has the time in it."""
+        return type(self).forward is TextPlasticity.forward and self.equations.autonomous
+
+    @property
     def structure(self) -> Structure | None:
         """dw/dt as outer products and a decay, where it has that form."""
         return self.structures.get("w")
@@ -186,7 +191,7 @@ class TextPlasticity(Plasticity):
     def _structured(self, structure: Structure, own: Tensor, values: State, local: Local) -> Tensor:
         t = _clock(local)
         total: Tensor | None = None
-        for p, q in _outer_sides(structure, values, local):
+        for p, q in _outer_sides(structure, values, local, t):
             part = _outer(p, q, local.shared)
             total = part if total is None else total + part
         for factor, axis in (
@@ -202,7 +207,7 @@ class TextPlasticity(Plasticity):
             else:
                 decay = _wide(decay, local.y if axis == -1 else local.x).unsqueeze(axis)
             if local.shared and decay.dim() > 2:
-                decay = decay.flatten(0, -3).mean(0)
+                decay = (decay.flatten(0, -3) if decay.dim() > 3 else decay).mean(0)
             total = decay * own if total is None else torch.addcmul(total, decay, own)
         return torch.zeros_like(own) if total is None else total
 
@@ -210,7 +215,7 @@ class TextPlasticity(Plasticity):
         """Return dw/dt as columns: those of each sample of a batch, over its size, for shared."""
         t = _clock(local)
         outer: list[tuple[Tensor, Tensor]] = []
-        for p, q in _outer_sides(structure, values, local):
+        for p, q in _outer_sides(structure, values, local, t):
             if p.dim() == q.dim() == 1:
                 outer.append((p[:, None], q[:, None]))
                 continue
@@ -343,10 +348,9 @@ def _wide(value: Tensor, like: Tensor) -> Tensor:
 
 
 def _outer_sides(
-    structure: Structure, values: State, local: Local
+    structure: Structure, values: State, local: Local, t: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the post- and the presynaptic side of every outer product."""
-    t = _clock(local)
     for post, pre in structure.outer:
         p = torch.ones_like(local.y) if post is None else _wide(post(t, values), local.y)
         q = torch.ones_like(local.x) if pre is None else _wide(pre(t, values), local.x)
@@ -357,6 +361,8 @@ def _outer(post: Tensor, pre: Tensor, shared: bool) -> Tensor:
     """Return post ⊗ pre for each sample, or its mean over the batch for shared weights."""
     if post.dim() == pre.dim() == 1:
         return torch.outer(post, pre)
+    if shared and post.dim() == pre.dim() == 2 and len(post) == len(pre):
+        return (post / len(post)).T @ pre
     batch = post.shape[:-1] if post.dim() >= pre.dim() else pre.shape[:-1]
     post, pre = post.expand(*batch, post.shape[-1]), pre.expand(*batch, pre.shape[-1])
     if shared:

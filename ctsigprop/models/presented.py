@@ -54,7 +54,7 @@ class Paced(Plasticity):
 
     def forward(self, local: Local) -> State:
         """Return what the rule says; the synapse itself gates dw/dt by the pace."""
-        change: State = self.rule(local)
+        change: State = self.rule.forward(local)
         pace = self.pace(local.t)
         return {
             k: v

@@ -173,6 +173,11 @@ class Synapse(Current):
         self.variables = tuple(variables)
 
     @property
+    def autonomous(self) -> bool:
+        """Whether all its rules read the time through signals alone."""
+        return type(self) is Synapse and all(rule.autonomous for rule in self.plasticity)
+
+    @property
     def products(self) -> tuple[int, str] | None:
         """The outer products of all rules together; None where signs or bounds stop them."""
         free = self.mask is None and self.sign is None and self.bounds is None
@@ -227,7 +232,7 @@ class Synapse(Current):
                     parts.append((rule, {}))
                     continue
             local = self.local(moment, rule)
-            change = rule(local)
+            change = rule.forward(local)
             if factor is not None:
                 w = change["w"]
                 if isinstance(w, Factors):

@@ -85,11 +85,13 @@ class Layout:
 
     def pack(self, state: Mapping[str, Tensor]) -> Tensor:
         """Return the state as one tensor of shape ``(samples, size)``."""
+        if len(self.names) == 1:
+            return state[self.names[0]].reshape(self.samples, self.size)
         rows = [
             state[name].reshape(self.samples, part.stop - part.start)
             for name, part in self.slices.items()
         ]
-        return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
+        return torch.cat(rows, dim=1)
 
     def unpack(self, flat: Tensor) -> State:
         """Return views of a ``(samples, size)`` tensor by name; leading axes are kept."""

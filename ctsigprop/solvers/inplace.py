@@ -307,9 +307,9 @@ class Unit:
         moment = self.net._moment(state)
         received = dict(receiver.held)
         for current in (*receiver.others, *receiver.itself):
-            value, port = current(moment), current.port
+            value, port = current.forward(moment), current.port
             received[port] = received[port] + value if port in received else value
-        slope: Tensor = receiver.neuron(moment.t, state, received)[self.name]
+        slope: Tensor = receiver.neuron.forward(moment.t, state, received)[self.name]
         return slope.reshape(self.s.shape)
 
     def _take_slope(self) -> None:

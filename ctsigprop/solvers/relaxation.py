@@ -155,7 +155,7 @@ class Relaxation:
             receiver.held = {}
         for current in self._held:
             if current.name not in self._values or not self._constant(current):
-                self._values[current.name] = current(moment)
+                self._values[current.name] = current.forward(moment)
             _add(self._receivers[current.post].held, current.port, self._values[current.name])
 
     def _constant(self, current: Current) -> bool:

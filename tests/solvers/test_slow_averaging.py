@@ -228,9 +228,10 @@ def test_a_network_without_loops_marches_all_steps_at_once(build):
     in_turn.path = None
     slow = split.unpack(split.pack(problem.y0))
     starts = draw(2, at_once.width, seed=9)
-    path, other = at_once.march(slow, starts), in_turn.march(slow, starts)
-    assert path.shape == (25, 2, at_once.width)
-    assert torch.allclose(path, other, rtol=1e-12, atol=1e-13)
+    found, wanted = at_once.march(slow, starts), in_turn.march(slow, starts)
+    for one, other in zip(found, wanted, strict=True):  # the path, and what drives along it
+        assert one.shape == (25, 2, at_once.width)
+        assert torch.allclose(one, other, rtol=1e-12, atol=1e-13)
 
 
 def test_the_decay_of_weights_is_no_relaxation_of_neurons():
@@ -342,6 +343,27 @@ def test_a_rule_that_reads_the_time_has_to_repeat_as_well():
     with pytest.raises(ValueError, match="the derivative of 'W_y_x' differs"):
         # its period is twice that of the inputs, and the span holds it many times
         ct.solve(one_layer(rule), t=[0.0, 102.0], solver=ct.Averaging(period=2.0))
+
+
+def test_what_may_read_the_time_is_known():
+    """The field is compared unless every term is known to read the time through signals alone."""
+
+    class Clocked(ct.TextPlasticity):
+        def forward(self, local):
+            pace = 2 + torch.cos(math.pi * local.t / 2)
+            return {name: pace * change for name, change in super().forward(local).items()}
+
+    plain, said = ct.oja(1e-3), ct.TextPlasticity("dw/dt = e*exp(-t)*x", e=1e-3)
+    system = one_layer(plain)
+    assert plain.autonomous
+    assert all(term.autonomous for term in (*system.neurons, *system.currents))
+    assert not any(rule.autonomous for rule in (said, Clocked("dw/dt = x*y"), ct.OjaSubspace(0.1)))
+    assert not one_layer([plain, said]).currents[0].autonomous
+    assert not ct.TextNeuron("dv/dt = -v + sin(t) : 1").autonomous
+    assert not ct.VectorField(lambda _t, y: -y).autonomous
+    system = one_layer(Clocked("dw/dt = e*(x - w)", e=1e-3))
+    with pytest.raises(ValueError, match="the derivative of 'W_y_x' differs"):
+        ct.solve(system, t=[0.0, 102.0], solver=ct.Averaging(period=2.0))
 
 
 def test_options_and_abilities():

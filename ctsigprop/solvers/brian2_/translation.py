@@ -288,7 +288,8 @@ class _Translator:
 
     def _sum(self, currents: list[Current], size: int, t: Tensor) -> Tensor:
         moment = self._moment(t)
-        return torch.stack([self._spread(current(moment), size) for current in currents]).sum(0)
+        parts = [self._spread(current.forward(moment), size) for current in currents]
+        return torch.stack(parts).sum(0)
 
     def _source(self, name: str, size: int, t: Tensor) -> Tensor:
         return self._spread(self._moment(t).activity(name), size)

@@ -280,7 +280,7 @@ class _Run:
             duration = rounds * self.period or rounds * 4 * self.relaxation
             step = min(duration / 16, 0.25 * self.tau if shift else 0.5 * self.tau)
             layer = motion.on(Stretch(self.t0, duration, math.ceil(duration / step)))
-            path = layer.march(now.slow, from_)
+            path, drive = layer.march(now.slow, from_)
             left = (path[-1, 1:] - path[-1, 0]).abs().amax(1)
             ratio = float((left / apart)[far].max()) if bool(far.any()) else 0.0
             if ratio < FORGOTTEN:
@@ -297,10 +297,7 @@ class _Run:
             self.relaxation = max(self.relaxation, duration / -math.log(min(ratio, 0.99)))
         if not shift:
             return self.W0
-        means = []
-        for k in (0, 1):
-            fast = path[:, k]
-            means.append(layer.average(now.slow, fast, layer.driven(fast, now.slow)))
+        means = [layer.average(now.slow, path[:, k], drive[:, k]) for k in (0, 1)]
         added = duration * (means[1] - means[0])
         self.added = split.sizes(added)
         return self.W0 + added

@@ -106,25 +106,21 @@ class Fourier(Cycle):
 @final
 class _Waves(Green):
     def __init__(self, cycle: Fourier, a: float) -> None:
-        self.cycle = cycle
-        half = cycle.nodes // 2
-        self.waves = 2 * math.pi / cycle.length * torch.arange(-half, half + 1).double()
+        self.cycle, nodes = cycle, cycle.nodes
+        self.waves = 2 * math.pi / cycle.length * np.arange(nodes // 2 + 1)
         self.answers = 1 / (1j * self.waves - a)
-        kernel = self._kernel(cycle.t - cycle.start)
-        place = torch.arange(cycle.nodes)
-        self.matrix = kernel[(place[:, None] - place) % cycle.nodes]
-
-    def _kernel(self, late: Tensor) -> Tensor:
-        waves = torch.exp(1j * late[:, None] * self.waves)
-        real: Tensor = (waves @ self.answers).real / self.cycle.nodes
-        return real
+        kernel = np.fft.irfft(self.answers, nodes)
+        place = np.arange(nodes)
+        self.matrix = torch.from_numpy(kernel[place[:, None] - place])  # from -nodes to nodes
 
     def __call__(self, rest: Tensor) -> Tensor:
         self.matrix = self.matrix.to(rest)
         return self.matrix @ rest
 
     def row(self, t: float) -> Tensor:
-        return self._kernel(t - self.cycle.t)
+        late = t - self.cycle.t.numpy()
+        real = (np.exp(1j * late[:, None] * self.waves) * self.answers).real
+        return torch.from_numpy((2 * real.sum(1) - real[:, 0]) / self.cycle.nodes)
 
 
 @final

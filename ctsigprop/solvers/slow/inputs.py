@@ -61,7 +61,10 @@ def _require_equal(problem: Problem, t: float, later: list[float], said: str) ->
 
 
 def _seen(problem: Problem, t: float) -> dict[str, Tensor]:
-    """Return all that may depend on time: sources, gates, and the field of the first state."""
+    """Return all that may depend on time: sources, gates, and the field of the first state.
+
+    The field is left out where nothing but these carries the time into it.
+    """
     device = next(iter(problem.y0.values())).device
     at = torch.tensor(t, dtype=torch.float64, device=device)
     clock = at if problem.layout.coupled else at.expand(problem.layout.batch)
@@ -73,6 +76,8 @@ def _seen(problem: Problem, t: float) -> dict[str, Tensor]:
     for current in problem.system.currents:
         for k, signal in enumerate(current.signals()):
             seen[f"signal {k} of '{current.name}'"] = signal(at)
-    for name, rate in problem.field(clock, problem.y0).items():
-        seen[f"the derivative of '{name}'"] = rate
+    terms = (*problem.system.neurons, *problem.system.currents)
+    if not all(term.autonomous for term in terms):
+        for name, rate in problem.field(clock, problem.y0).items():
+            seen[f"the derivative of '{name}'"] = rate
     return seen

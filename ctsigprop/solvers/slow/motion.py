@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -41,6 +42,15 @@ class Settled:
     fast: Tensor
     rest: Tensor
     rate: Tensor
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Nodes with one mean (None: all), their share of the cycle, and the sources there."""
+
+    nodes: slice | Tensor | None
+    share: float
+    inputs: dict[str, Tensor]
 
 
 @final
@@ -145,24 +155,23 @@ class Motion:
         rules = [rule for c in self.learning for rule in c.plasticity]
         return [rule.gate for rule in rules if rule.gate is not None]
 
-    def _groups(self, nodes: Sequence[int]) -> list[tuple[Tensor | None, float, dict[str, Tensor]]]:
-        """Return the nodes that weigh the same and have the same gates: one mean for each.
-
-        With each, its share of the cycle and the sources there; None stands for all nodes.
-        """
+    def _groups(self, nodes: Sequence[int]) -> list[_Group]:
+        """Return the nodes that weigh the same and have the same gates: one mean for each."""
         share = self.cycle.share.tolist()
         levels = [share, *(_level(gate, self.times).tolist() for gate in self._gates())]
         found: dict[tuple[float, ...], list[int]] = {}
         for m in nodes:
             found.setdefault(tuple(round(level[m], 14) for level in levels), []).append(m)
-        groups: list[tuple[Tensor | None, float, dict[str, Tensor]]] = []
+        groups: list[_Group] = []
         for members in found.values():
             weight = sum(share[m] for m in members)
             if len(members) == len(share):
-                groups.append((None, weight, self.inputs))
-                continue
-            index = torch.tensor(members, device=self.device)
-            groups.append((index, weight, {k: v[index] for k, v in self.inputs.items()}))
+                return [_Group(None, weight, self.inputs)]
+            first, last = members[0], members[-1]
+            row = last - first + 1 == len(members)
+            index = slice(first, last + 1) if row else torch.tensor(members, device=self.device)
+            inputs = {name: value[index] for name, value in self.inputs.items()}
+            groups.append(_Group(index, weight, inputs))
         return groups
 
     def start(self, state: State) -> Tensor:
@@ -304,16 +313,19 @@ class Motion:
         if not self.together:
             return self._one_by_one(slow, fast, nodes)
         total: dict[str, Tensor] = {}
-        weight = sum(share for _, share, _ in groups)
-        for index, share, inputs in groups:
-            clock, s, r = (v if index is None else v[index] for v in (self.clock, fast, rest))
+        weight = sum(group.share for group in groups)
+        for group in groups:
+            clock, s, r = self.clock, fast, rest
+            if group.nodes is not None:
+                clock, s, r = (v[group.nodes] for v in (clock, s, r))
             state = {**self.named(s), **self._slow(slow, (len(s),))}
-            now = Moment(clock, state, self.system.populations, {}, known=inputs)
-            now.derivative = (
-                self.system.slopes(now)
-                if self.loose
-                else self.named(torch.addcmul(r, self.leak, s))
+            now = Moment(
+                *(clock, state, self.system.populations, {}),
+                known=group.inputs,
+                slopes=partial(self._slopes_of, s, r),
             )
+            if self.loose:
+                now.derivative = self.system.slopes(now)
             self.problem.recorder.statistics.evaluations += 1
             change: dict[str, Any] = {}
             for current in self.learning:
@@ -325,12 +337,15 @@ class Motion:
                     rank = len(self.split.shapes[name])
                     mean = value.flatten(0, -rank - 1).mean(0) if value.dim() > rank else value
                     if len(groups) > 1:
-                        mean = (share / weight) * mean
+                        mean = (group.share / weight) * mean
                     total[name] = total[name] + mean if name in total else mean
         for name in self.split.slow:
             if name not in total:
                 total[name] = torch.zeros_like(self.problem.y0[name])
         return self.split.pack(total)
+
+    def _slopes_of(self, fast: Tensor, rest: Tensor) -> State:
+        return self.named(torch.addcmul(rest, self.leak, fast))
 
     def rate(self, t: float, W: Tensor) -> Tensor:
         """Return dW/dt of slow variables as a vector."""
@@ -371,26 +386,26 @@ class Motion:
             flat[part] = row @ rest[:, part]
         return self.named(flat)
 
-    def march(self, slow: State, starts: Tensor) -> Tensor:
-        """Return fast columns at all nodes of a stretch, ``(nodes, starts, columns)``.
+    def march(self, slow: State, starts: Tensor) -> tuple[Tensor, Tensor]:
+        """Return fast columns at all nodes of a stretch, and what drives them besides their leak.
 
-        Exponential Euler steps from states ``(starts, columns)``; in a network without loops all of
-        them at once, layer after layer.
+        Both are ``(nodes, starts, columns)``. Exponential Euler steps from states
+        ``(starts, columns)``; in a network without loops all of them at once, layer after layer.
         """
         assert isinstance(self.cycle, Stretch)
         h = self.cycle.step
         if self.path:
             return self._at_once(slow, starts, h)
         move = h * phi1(h * self.leak)
-        path = [starts]
-        for k in range(len(self.times) - 1):
-            s = path[-1]
+        path, slopes = [starts], []
+        for k, now in enumerate(self.clock):
             inputs = {name: value[k] for name, value in self.inputs.items()}
-            clock = self.clock[k].expand(len(s), *self.batch)
-            path.append(torch.addcmul(s, move, self.slopes(s, slow, clock, inputs)))
-        return torch.stack(path)
+            slopes.append(self.slopes(path[-1], slow, now.expand(len(starts), *self.batch), inputs))
+            path.append(torch.addcmul(path[-1], move, slopes[-1]))
+        fast = torch.stack(path[:-1])
+        return fast, torch.addcmul(torch.stack(slopes), self.leak, fast, value=-1.0)
 
-    def _at_once(self, slow: State, starts: Tensor, h: float) -> Tensor:
+    def _at_once(self, slow: State, starts: Tensor, h: float) -> tuple[Tensor, Tensor]:
         """Return what `march` does: s_k = e^(kha) s_0 + Σ_(j<k) e^((k-1-j)ha) h φ₁(ha) r_j."""
         assert self.path is not None
         count = len(self.times)
@@ -403,14 +418,14 @@ class Motion:
         for a in set(self.rates.values()):
             z = torch.tensor(h * a).to(starts)
             kernels[a] = torch.tril(torch.exp(z * late), -1) * (h * phi1(z))
-        s = starts.expand(count, *starts.shape)
+        s = rest = starts.expand(count, *starts.shape)
         for _ in range(self.path.depth):
             rest = self.driven(s, slow, clock, inputs)
             s = first.clone()
             for name, part in self.columns.items():
                 kernel = kernels[self.rates[name]]
                 s[..., part] += (kernel @ rest[..., part].flatten(1)).view_as(s[..., part])
-        return s
+        return s, rest
 
 
 def _averaging(synapse: Synapse) -> Synapse:

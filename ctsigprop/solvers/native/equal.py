@@ -16,8 +16,7 @@ from ctsigprop.solvers.native.tape import UnfitError
 from ctsigprop.solvers.stops import Interval, edges, intervals, require_steps
 
 if TYPE_CHECKING:
-    from ctsigprop.solvers.explicit.adaptive import Embedded
-    from ctsigprop.solvers.explicit.fixed import FixedRungeKutta
+    from ctsigprop.solvers.explicit.methods import Method
 
 __all__ = ["equal_steps"]
 
@@ -25,7 +24,7 @@ CHUNK = 64
 """Steps between the looks at whether the state is finite."""
 
 
-def equal_steps(problem: Problem, schedule: Schedule, solver: Embedded | FixedRungeKutta) -> str:
+def equal_steps(problem: Problem, schedule: Schedule, solver: Method) -> str:
     """Take equal steps of at most `dt` between rows and jumps; or return why not.
 
     Where the state does not stay finite, the torch path takes the run from its start: it finds the

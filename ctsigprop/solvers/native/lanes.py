@@ -27,7 +27,7 @@ from ctsigprop.solvers.native.unrolled import scalars
 from ctsigprop.solvers.stops import landings
 
 if TYPE_CHECKING:
-    from ctsigprop.solvers.explicit.adaptive import Embedded
+    from ctsigprop.solvers.explicit.methods import AdaptiveMethod
 
 __all__ = ["FEWEST", "TROUBLE", "ensemble"]
 
@@ -48,7 +48,7 @@ MOST_HELD = 2**26
 """Numbers in the table of held signals."""
 
 
-def ensemble(problem: Problem, solver: Embedded) -> str:
+def ensemble(problem: Problem, solver: AdaptiveMethod) -> str:
     """Integrate every sample of a problem by a kernel; or return why not.
 
     An orbit that meets trouble (a derivative that is not finite, too many steps, no headway) leaves
@@ -71,7 +71,7 @@ def ensemble(problem: Problem, solver: Embedded) -> str:
     return "" if _Run(problem, solver, text, (field, turn, driver)).finish() else TROUBLE
 
 
-def _unfit(problem: Problem, solver: Embedded) -> str:
+def _unfit(problem: Problem, solver: AdaptiveMethod) -> str:
     layout = problem.layout
     if solver.dt is not None:
         return "the steps are fixed"
@@ -99,7 +99,7 @@ class _Run:
     def __init__(
         self,
         problem: Problem,
-        solver: Embedded,
+        solver: AdaptiveMethod,
         text: Scalars,
         kernels: tuple[Kernel, Kernel, Kernel],
     ) -> None:

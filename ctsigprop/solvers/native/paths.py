@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ctsigprop.solvers.base import Problem
+from ctsigprop.solvers.explicit.methods import Method
 from ctsigprop.solvers.native.compiled import available
 from ctsigprop.solvers.native.lanes import TROUBLE, ensemble
 from ctsigprop.system import System
 
-if TYPE_CHECKING:
-    from ctsigprop.solvers.explicit.adaptive import Embedded
-    from ctsigprop.solvers.explicit.fixed import FixedRungeKutta
-
 __all__ = ["PATHS", "run_native"]
 
 
-def _plastic(problem: Problem, solver: Embedded | FixedRungeKutta) -> str:
+def _plastic(problem: Problem, solver: Method) -> str:
     from ctsigprop.solvers.native.plastic import plastic  # many modules, needed by few runs
 
     return plastic(problem, solver)
@@ -29,7 +26,7 @@ PATHS: tuple[Callable[[Problem, Any], str], ...] = (_plastic, ensemble)
 """Each integrates the problem and returns "", or leaves it as it is and returns the reason."""
 
 
-def run_native(problem: Problem, solver: Embedded | FixedRungeKutta) -> bool:
+def run_native(problem: Problem, solver: Method) -> bool:
     """Integrate a problem natively where that is possible and pays; tell whether it was.
 
     A run that met trouble is begun again by the solver in torch, which says what the trouble is.
@@ -54,7 +51,7 @@ def run_native(problem: Problem, solver: Embedded | FixedRungeKutta) -> bool:
     return False
 
 
-def _common(problem: Problem, solver: Embedded | FixedRungeKutta) -> list[str]:
+def _common(problem: Problem, solver: Method) -> list[str]:
     """Return what keeps every native path from a problem."""
     if not isinstance(problem.system, System):
         return ["it is no System"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, cast, final
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -14,7 +14,6 @@ import torch
 from ctsigprop.models.synapses import Synapse
 from ctsigprop.solvers.base import Problem
 from ctsigprop.solvers.explicit import control as control_
-from ctsigprop.solvers.explicit.adaptive import Embedded
 from ctsigprop.solvers.explicit.control import Control, Pace
 from ctsigprop.solvers.explicit.march import EVERY, ROUNDINGS, STRETCH, March
 from ctsigprop.solvers.explicit.onestep import RungeKutta
@@ -33,7 +32,7 @@ from ctsigprop.solvers.native.tape import CLOCK, RTOL, UnfitError
 from ctsigprop.solvers.stops import landings
 
 if TYPE_CHECKING:
-    from ctsigprop.solvers.explicit.fixed import FixedRungeKutta
+    from ctsigprop.solvers.explicit.methods import AdaptiveMethod, Method
     from ctsigprop.system import System
 
 __all__ = ["plastic"]
@@ -44,7 +43,7 @@ LARGEST = 4_000_000
 _SCHEDULES: WeakKeyDictionary[System, dict[Any, Schedule | str]] = WeakKeyDictionary()
 
 
-def plastic(problem: Problem, solver: Embedded | FixedRungeKutta) -> str:
+def plastic(problem: Problem, solver: Method) -> str:
     """Integrate a network of one sample; or return why not.
 
     The network is of neurons and plasticity written as text; its gates are held between their
@@ -64,7 +63,7 @@ def plastic(problem: Problem, solver: Embedded | FixedRungeKutta) -> str:
     if solver.dt is not None:
         found = _scheduled(problem, solver.tableau, solver.low_rank, False)
         return found if isinstance(found, str) else equal_steps(problem, found, solver)
-    assert isinstance(solver, Embedded)
+    solver = cast("AdaptiveMethod", solver)  # steps that are not fixed adapt
     least = control_.LEAST_RTOL * torch.finfo(dtype).eps
     names = set(layout.names)
     if 0 < solver.rtol < least or (isinstance(solver.atol, Mapping) and set(solver.atol) != names):
@@ -120,7 +119,7 @@ def _scheduled(
 class _Adaptive:
     """A run with control of its error, of one sample."""
 
-    def __init__(self, problem: Problem, schedule: Schedule, solver: Embedded) -> None:
+    def __init__(self, problem: Problem, schedule: Schedule, solver: AdaptiveMethod) -> None:
         self.problem, self.schedule, self.solver = problem, schedule, solver
         self.machine = Memory(problem, schedule)
         self.cell = cell = self.machine.cell

@@ -181,15 +181,11 @@ class _Run:
             self.options.max_steps,
             least=least,
             project=self.motion.project,
+            statistics=self.problem.recorder.statistics,
         )
-        statistics = self.problem.recorder.statistics
         self.row, self.times = 1, self.problem.t.tolist()
         self.pieces: list[Piece] = []
-        try:
-            W = self.macro.run(self.t0, self.end, W, self._accepted)
-        finally:
-            statistics.steps += self.macro.steps
-            statistics.rejections += self.macro.rejections
+        W = self.macro.run(self.t0, self.end, W, self._accepted)
         last = self.motion.settled(W)
         if not self.motion.path:  # the last weights may not let it forget
             before = self.relaxation

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ctsigprop.errors import SeparationError, StepLimitError
+from ctsigprop.solvers.base import Statistics
 from ctsigprop.solvers.explicit.tableaus import TSIT5
 
 __all__ = ["Macro", "Piece"]
@@ -66,6 +67,8 @@ class Macro:
         The first step is at least that long, or the whole span.
     project : callable
         Puts the end of a step inside the bounds that variables have.
+    statistics : Statistics, optional
+        Those of the run, in which steps and rejections count.
     """
 
     def __init__(
@@ -77,11 +80,12 @@ class Macro:
         twin: bool = True,
         least: float = 0.0,
         project: Callable[[Tensor], Tensor] = lambda W: W,
+        statistics: Statistics | None = None,
     ) -> None:
         self.rate, self.sizes, self.tol, self.max_steps = rate, sizes, tol, max_steps
         self.twin, self.least, self.project = twin, least, project
+        self.statistics = statistics or Statistics()
         self.error = 0.0
-        self.steps = self.rejections = 0
 
     def run(
         self, t: float, end: float, W: Tensor, accepted: Callable[[list[Piece], Tensor], None]
@@ -97,7 +101,7 @@ class Macro:
             ratio = (self.scale.clamp(min=1e-300) / speed)[moving]
             h = min(h, max(FIRST * float(ratio.min()), 1e-3 * h, self.least))
         while t < end:
-            if self.steps + self.rejections >= self.max_steps:
+            if self.statistics.steps + self.statistics.rejections >= self.max_steps:
                 raise StepLimitError(
                     time=t,
                     cause=f"max_steps={self.max_steps} macro steps; the slow variables change on "
@@ -113,10 +117,10 @@ class Macro:
                     raise
                 error = float("inf")
             if not error <= 1.0:
-                self.rejections += 1
+                self.statistics.rejections += 1
                 h *= max(SMALLEST, SAFETY * error**-0.2) if error < float("inf") else SMALLEST
                 continue
-            self.steps += 1
+            self.statistics.steps += 1
             pieces = [piece]
             if self.twin:
                 half = self._step(t, h / 2, fine, slope_fine)

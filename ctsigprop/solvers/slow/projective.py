@@ -152,13 +152,9 @@ class _Leaps:
             self.options.rtol * MACRO,
             self.options.max_steps,
             project=lambda W: self.split.projected(self.problem, W),
+            statistics=self.problem.recorder.statistics,
         )
-        statistics = self.problem.recorder.statistics
-        try:
-            W_end = macro.run(self.begin, self.end, W, self._accepted)
-        finally:
-            statistics.steps += macro.steps
-            statistics.rejections += macro.rejections
+        W_end = macro.run(self.begin, self.end, W, self._accepted)
         scale = self.split.scale(W_end)
         moved = float((self.split.sizes(W_end - W) / scale).max())
         found = {

@@ -449,7 +449,7 @@ def test_rules_on_clocks_of_their_own(name, options):
     for k in range(2):
         alone = ct.solve(system, {"s_h": s[k]}, times[k])
         for variable in alone.states:
-            assert float((whole[variable][:, k] - alone[variable]).abs().max()) < 1e-11
+            assert float((whole[variable][:, k] - alone[variable]).abs().max()) < 1e-9
     fixed = ct.solve(system, {"s_h": s}, [0.0, 1.5], solver=ct.RK4(dt=0.02))
     free = ct.solve(system, {"s_h": s}, [0.0, 1.5], solver=ct.TorchDiffEq(rtol=1e-9, atol=1e-11))
     for variable in free.states:

@@ -14,6 +14,7 @@ from ctsigprop.errors import (
     StiffnessError,
 )
 from ctsigprop.solvers.explicit.adaptive import BogackiShampine, Dopri5, Tsit5
+from ctsigprop.solvers.explicit.control import root_mean_square
 
 F64 = torch.float64
 METHODS = [Tsit5, Dopri5, BogackiShampine]
@@ -521,3 +522,14 @@ def test_progress_is_told():
     torch.testing.assert_close(
         times[-1][1], brusselator(None, {"y": problem.recorder.states()["y"][-1]})
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_sizes_of_matrices_whose_squares_overflow(dtype):
+    values = torch.tensor([[3.0, 4.0], [1e-30, 0.0], [0.0, 0.0]], dtype=dtype)
+    large = values * torch.finfo(dtype).max ** 0.9
+    wanted = large.abs().amax(1, keepdim=True) * torch.tensor([[25 / 32], [0.5], [0.0]]).sqrt()
+    torch.testing.assert_close(root_mean_square(large), wanted.to(dtype), rtol=1e-6, atol=0)
+    exact = torch.tensor([[12.5**0.5], [1e-30 / 2**0.5], [0.0]], dtype=dtype)
+    kept = slice(None) if dtype == F64 else slice(0, 3, 2)  # 1e-60 is no number of float32
+    torch.testing.assert_close(root_mean_square(values)[kept], exact[kept])

@@ -261,4 +261,7 @@ def test_a_failure_names_the_weights():
             ct.solve(system, {}, [0.0, 500.0], solver=ct.Tsit5(rtol=1e-4, low_rank=flag))
         errors.append(error.value)
     assert all(error.variable in system.variables for error in errors)
+    # also where squares of weights are beyond all numbers
+    assert all(isinstance(error, ct.errors.BlowUpError) for error in errors)
+    assert errors[1].time == pytest.approx(errors[0].time, rel=1e-3)
     assert errors[1].partial["W_y_x"].shape[1:] == (50, 60)

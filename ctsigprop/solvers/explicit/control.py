@@ -12,7 +12,7 @@ from ctsigprop.errors import unknown
 from ctsigprop.solvers.base import Layout
 from ctsigprop.solvers.explicit.onestep import Derivative, RungeKutta, Step
 
-__all__ = ["Control", "Pace", "Tolerance", "check_tolerances", "spread"]
+__all__ = ["Control", "Pace", "Tolerance", "check_tolerances", "root_mean_square", "spread"]
 
 Tolerance = float | Mapping[str, float]
 
@@ -139,9 +139,8 @@ class Control:
         sizes = [state.abs() for state in states]
         largest = sizes[0] if len(sizes) == 1 else torch.maximum(*sizes)
         for part in self.matrices:
-            means = [size[:, part].square().mean(1, keepdim=True) for size in sizes]
-            whole = means[0] if len(means) == 1 else torch.maximum(*means)
-            largest[:, part] = whole.sqrt()
+            means = [root_mean_square(size[:, part]) for size in sizes]
+            largest[:, part] = means[0] if len(means) == 1 else torch.maximum(*means)
         return largest.mul_(self.rtol).add_(self.atol)
 
     def largest(self, step: Step, sample: int) -> int:
@@ -248,6 +247,15 @@ class Pace:
         h = size * factor
         self.h = max(h, self.h) if cut else h
         self.previous = max(error, FLOOR)
+
+
+def root_mean_square(values: Tensor) -> Tensor:
+    """Return the root mean square of each row, ``(rows, 1)``; squares may be too large."""
+    found = values.square().mean(1, keepdim=True).sqrt_()
+    if math.isfinite(float(found.sum())):
+        return found
+    largest = values.abs().amax(1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
+    return largest * (values / largest).square_().mean(1, keepdim=True).sqrt_()
 
 
 def spread(atol: Tolerance, layout: Layout, like: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ctsigprop.lowrank import Alike, Factors, LowRank, Products
 from ctsigprop.solvers.base import Layout, Problem, Recorder, State
-from ctsigprop.solvers.explicit.control import Control, Tolerance
+from ctsigprop.solvers.explicit.control import Control, Tolerance, root_mean_square
 from ctsigprop.solvers.explicit.onestep import Derivative, RungeKutta, Step
 from ctsigprop.solvers.explicit.tableaus import Tableau
 
@@ -160,8 +160,8 @@ class _Weights:
         products = [self.through(x[:, 0] if x.shape[1] == 1 else x.T) for x in parts]
         return torch.cat([p[:, None] if p.dim() == 1 else p.T for p in products], dim=1)
 
-    def norm_square(self, d: Tensor, M: Tensor) -> Tensor:
-        """Return |diag(d) W_0 + M Fᵀ|², the sum over all entries."""
+    def size(self, d: Tensor, M: Tensor) -> Tensor:
+        """Return the root mean square of diag(d) W_0 + M Fᵀ."""
         used = slice(self.used)
         M = M[:, used]
         terms = (
@@ -172,8 +172,8 @@ class _Weights:
         total = terms[0] + terms[1] + terms[2]
         least = CANCELLED * float(terms[0] + terms[1].abs() + terms[2].abs())
         if not least <= float(total) < math.inf:
-            return self.dense(d, M).square_().sum()
-        return total
+            return root_mean_square(self.dense(d, M).reshape(1, -1)).reshape(())
+        return (total.clamp(min=0.0) / (self.moving * self.fixed)).sqrt()
 
     def keep(self) -> None:
         """Note that the state needs all columns in use."""
@@ -393,5 +393,4 @@ class StructuredControl(Control):
 
     def _size(self, w: _Weights, d: Tensor, M: Tensor) -> Tensor:
         """Return the root mean square of a matrix."""
-        square = w.norm_square(d, M.reshape(w.moving, w.columns))
-        return (square.clamp(min=0.0) / (w.moving * w.fixed)).sqrt()
+        return w.size(d, M.reshape(w.moving, w.columns))

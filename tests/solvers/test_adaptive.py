@@ -533,3 +533,4 @@ def test_sizes_of_matrices_whose_squares_overflow(dtype):
     exact = torch.tensor([[12.5**0.5], [1e-30 / 2**0.5], [0.0]], dtype=dtype)
     kept = slice(None) if dtype == F64 else slice(0, 3, 2)  # 1e-60 is no number of float32
     torch.testing.assert_close(root_mean_square(values)[kept], exact[kept])
+    assert root_mean_square(values[:, :0]).shape == (3, 1)  # of none

@@ -252,7 +252,7 @@ class Pace:
 def root_mean_square(values: Tensor) -> Tensor:
     """Return the root mean square of each row, ``(rows, 1)``; squares may be too large."""
     found = values.square().mean(1, keepdim=True).sqrt_()
-    if math.isfinite(float(found.sum())):
+    if not values.shape[1] or math.isfinite(float(found.sum())):
         return found
     largest = values.abs().amax(1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
     return largest * (values / largest).square_().mean(1, keepdim=True).sqrt_()

@@ -125,7 +125,7 @@ class TextNeuron(Neuron):
     @property
     def autonomous(self) -> bool:
         """Whether no equation has the time in it."""
-        return type(self).forward is TextNeuron.forward and self.equations.autonomous
+        return type(self) is TextNeuron and self.equations.autonomous
 
     def full(self, short: str) -> str:
         """Return the name of a variable in the system's state."""

@@ -133,7 +133,7 @@ class TextPlasticity(Plasticity):
     @property
     def autonomous(self) -> bool:
         """Whether no equation has the time in it."""
-        return type(self).forward is TextPlasticity.forward and self.equations.autonomous
+        return type(self) is TextPlasticity and self.equations.autonomous
 
     @property
     def structure(self) -> Structure | None:
@@ -207,7 +207,7 @@ class TextPlasticity(Plasticity):
             else:
                 decay = _wide(decay, local.y if axis == -1 else local.x).unsqueeze(axis)
             if local.shared and decay.dim() > 2:
-                decay = (decay.flatten(0, -3) if decay.dim() > 3 else decay).mean(0)
+                decay = decay.flatten(0, -3).mean(0)
             total = decay * own if total is None else torch.addcmul(total, decay, own)
         return torch.zeros_like(own) if total is None else total
 
@@ -361,10 +361,9 @@ def _outer(post: Tensor, pre: Tensor, shared: bool) -> Tensor:
     """Return post ⊗ pre for each sample, or its mean over the batch for shared weights."""
     if post.dim() == pre.dim() == 1:
         return torch.outer(post, pre)
-    if shared and post.dim() == pre.dim() == 2 and len(post) == len(pre):
-        return (post / len(post)).T @ pre
-    batch = post.shape[:-1] if post.dim() >= pre.dim() else pre.shape[:-1]
-    post, pre = post.expand(*batch, post.shape[-1]), pre.expand(*batch, pre.shape[-1])
+    if post.shape[:-1] != pre.shape[:-1]:
+        batch = post.shape[:-1] if post.dim() >= pre.dim() else pre.shape[:-1]
+        post, pre = post.expand(*batch, post.shape[-1]), pre.expand(*batch, pre.shape[-1])
     if shared:
         rows = post.flatten(0, -2)
         return (rows / rows.shape[0]).T @ pre.flatten(0, -2)

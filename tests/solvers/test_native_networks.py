@@ -485,7 +485,8 @@ def test_trouble_is_said_as_torch_says_it(name):
     assert fast.cause.split(" at ")[0] == slow.cause.split(" at ")[0]
     assert len(fast.partial.t) == len(slow.partial.t)
     a, b = fast.partial.statistics, slow.partial.statistics
-    assert abs(a.steps - b.steps) <= max(3, b.steps // 3)  # before a NaN, rounding chooses them
+    share = 3 if name == "not finite from a time on" else 5  # its last steps are few roundings long
+    assert abs(a.steps - b.steps) <= max(3, b.steps // share)
     for variable, value in slow.partial.states.items():
         torch.testing.assert_close(fast.partial[variable], value, rtol=1e-6, atol=1e-9)
 

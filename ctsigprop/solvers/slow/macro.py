@@ -91,6 +91,7 @@ class Macro:
         self, t: float, end: float, W: Tensor, accepted: Callable[[list[Piece], Tensor], None]
     ) -> Tensor:
         """Step from `t` to `end`; `accepted` is given the pieces of each step, and dW/dt after."""
+        before = self.statistics.steps + self.statistics.rejections  # an earlier stretch's
         coarse = fine = W
         slope = slope_fine = self.rate(t, W)
         self.scale = self.sizes(W)
@@ -101,7 +102,7 @@ class Macro:
             ratio = (self.scale.clamp(min=1e-300) / speed)[moving]
             h = min(h, max(FIRST * float(ratio.min()), 1e-3 * h, self.least))
         while t < end:
-            if self.statistics.steps + self.statistics.rejections >= self.max_steps:
+            if self.statistics.steps + self.statistics.rejections - before >= self.max_steps:
                 raise StepLimitError(
                     time=t,
                     cause=f"max_steps={self.max_steps} macro steps; the slow variables change on "

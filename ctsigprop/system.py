@@ -131,6 +131,11 @@ class System(Recorded):
         return rates
 
     @property
+    def autonomous(self) -> bool:
+        """Whether all its terms are known to be; the signals need not be constant."""
+        return all(term.autonomous for term in (*self.neurons, *self.currents))
+
+    @property
     def dtype(self) -> torch.dtype:
         """The type of its parameters; float64 where there are none, or of more than one type."""
         found = {parameter.dtype for parameter in self.numbers()[0]}

@@ -45,7 +45,10 @@ class Term(Recorded, abc.ABC):
 
     @property
     def autonomous(self) -> bool:
-        """Whether it reads the time through signals alone; False where that is not known."""
+        """Whether it reads the time through signals alone, and needs no autograd for its values.
+
+        False where that is not known.
+        """
         return False
 
     def add_parameters(

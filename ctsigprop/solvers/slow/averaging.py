@@ -139,7 +139,8 @@ class Averaging(Solver):
     def integrate(self, problem: Problem) -> Callable[[Tensor], State] | None:
         """Fill ``problem.recorder``."""
         require_forward(problem)
-        _Run(self, problem).run()
+        with torch.inference_mode(problem.system.autonomous):
+            _Run(self, problem).run()
         return None
 
 

@@ -245,7 +245,7 @@ class _Collocation(Green):
 
 @final
 class Stretch(Cycle):
-    """Equal steps from one time to another, both ends included, with the weights of trapezoids.
+    """Equal steps from one time to another, with nodes at their middles, which weigh the same.
 
     It is walked along, and does not come round: it has no answers to leaks.
 
@@ -258,14 +258,13 @@ class Stretch(Cycle):
     """
 
     def __init__(self, start: float, duration: float, steps: int) -> None:
-        self.length, self.step = duration, duration / steps
-        self.t = start + self.step * torch.arange(steps + 1, dtype=torch.float64)
-        self.share = torch.full((steps + 1,), 1 / steps, dtype=torch.float64)
-        self.share[[0, -1]] /= 2
+        self.start, self.length, self.step = start, duration, duration / steps
+        self.t = start + self.step * (0.5 + torch.arange(steps, dtype=torch.float64))
+        self.share = torch.full((steps,), 1 / steps, dtype=torch.float64)
 
     def refined(self) -> Stretch:
         """Return the same stretch with twice the steps."""
-        return Stretch(float(self.t[0]), self.length, 2 * (len(self.t) - 1))
+        return Stretch(self.start, self.length, 2 * len(self.t))
 
     def green(self, a: float) -> Green:
         """Refuse."""

@@ -136,6 +136,8 @@ class Motion:
         self.greens = [(self.columns[n], greens[a]) for n, a in self.rates.items() if circular]
         self.alike = len(greens) == 1
         self.inputs = {source.name: self._values(source.name) for source in self.system.sources}
+        levels = [cycle.share.tolist(), *(_level(g, self.times).tolist() for g in self._gates())]
+        self.kinds = [tuple(round(x, 14) for x in node) for node in zip(*levels, strict=True)]
         self.groups = self._groups(range(len(self.times)))
         self.known = self.start(self.problem.y0)
         self._settled: Settled | None = None
@@ -157,15 +159,13 @@ class Motion:
 
     def _groups(self, nodes: Sequence[int]) -> list[_Group]:
         """Return the nodes that weigh the same and have the same gates: one mean for each."""
-        share = self.cycle.share.tolist()
-        levels = [share, *(_level(gate, self.times).tolist() for gate in self._gates())]
         found: dict[tuple[float, ...], list[int]] = {}
         for m in nodes:
-            found.setdefault(tuple(round(level[m], 14) for level in levels), []).append(m)
+            found.setdefault(self.kinds[m], []).append(m)
         groups: list[_Group] = []
-        for members in found.values():
-            weight = sum(share[m] for m in members)
-            if len(members) == len(share):
+        for kind, members in found.items():
+            weight = len(members) * kind[0]
+            if len(members) == len(self.kinds):
                 return [_Group(None, weight, self.inputs)]
             first, last = members[0], members[-1]
             row = last - first + 1 == len(members)
@@ -185,7 +185,7 @@ class Motion:
             for name, part in self.columns.items()
         }
 
-    def _slow(self, slow: State, lead: tuple[int, ...]) -> State:
+    def _slow(self, slow: State, lead: torch.Size) -> State:
         return {
             name: value if self.whole[name] else value.expand(*lead, *value.shape)
             for name, value in slow.items()
@@ -202,7 +202,7 @@ class Motion:
         self.problem.recorder.statistics.evaluations += 1
         t, inputs = (self.clock, self.inputs) if t is None or inputs is None else (t, inputs)
         lead = fast.shape[:-1]
-        state = {**self.named(fast), **self._slow(slow, tuple(lead))}
+        state = {**self.named(fast), **self._slow(slow, lead)}
         moment = Moment(t, state, self.system.populations, {}, known=inputs)
         rates = moment.derivative
         rates.update(self.system.slopes(moment))
@@ -318,7 +318,7 @@ class Motion:
             clock, s, r = self.clock, fast, rest
             if group.nodes is not None:
                 clock, s, r = (v[group.nodes] for v in (clock, s, r))
-            state = {**self.named(s), **self._slow(slow, (len(s),))}
+            state = {**self.named(s), **self._slow(slow, s.shape[:1])}
             now = Moment(
                 *(clock, state, self.system.populations, {}),
                 known=group.inputs,
@@ -389,35 +389,43 @@ class Motion:
     def march(self, slow: State, starts: Tensor) -> tuple[Tensor, Tensor]:
         """Return fast columns at all nodes of a stretch, and what drives them besides their leak.
 
-        Both are ``(nodes, starts, columns)``. Exponential Euler steps from states
+        Both are ``(nodes, starts, columns)``. Steps of the exponential midpoint rule from states
         ``(starts, columns)``; in a network without loops all of them at once, layer after layer.
         """
         assert isinstance(self.cycle, Stretch)
         h = self.cycle.step
         if self.path:
             return self._at_once(slow, starts, h)
-        move = h * phi1(h * self.leak)
-        path, slopes = [starts], []
+        half, whole = (step * phi1(step * self.leak) for step in (h / 2, h))
+        s, path = starts, []
+        drive: list[Tensor] = []
         for k, now in enumerate(self.clock):
             inputs = {name: value[k] for name, value in self.inputs.items()}
-            slopes.append(self.slopes(path[-1], slow, now.expand(len(starts), *self.batch), inputs))
-            path.append(torch.addcmul(path[-1], move, slopes[-1]))
-        fast = torch.stack(path[:-1])
-        return fast, torch.addcmul(torch.stack(slopes), self.leak, fast, value=-1.0)
+            clock = now.expand(len(starts), *self.batch)
+            drive = drive or [self.driven(s, slow, clock, inputs)] * 2
+            rest = torch.lerp(drive[-2], drive[-1], 1.75)  # half way to the middle
+            path.append(torch.addcmul(s, half, torch.addcmul(rest, self.leak, s)))
+            drive.append(self.driven(path[-1], slow, clock, inputs))
+            s = torch.addcmul(s, whole, torch.addcmul(drive[-1], self.leak, s))
+        return torch.stack(path), torch.stack(drive[2:])
 
     def _at_once(self, slow: State, starts: Tensor, h: float) -> tuple[Tensor, Tensor]:
-        """Return what `march` does: s_k = e^(kha) s_0 + Σ_(j<k) e^((k-1-j)ha) h φ₁(ha) r_j."""
+        """Return what `march` does: in the middle of step k a sum over those before it.
+
+        e^((k+½)ha) s_0 + Σ_(j<k) e^((k-½-j)ha) h φ₁(ha) r_j + (h/2) φ₁(ha/2) r_k.
+        """
         assert self.path is not None
         count = len(self.times)
         inputs = {name: value.unsqueeze(1) for name, value in self.inputs.items()}
         clock = self.clock.unsqueeze(1).expand(count, len(starts), *self.batch)
         steps = torch.arange(count, dtype=starts.dtype, device=starts.device)
-        late = (steps[:, None] - steps - 1).clamp(min=0)
-        first = torch.exp(h * steps[:, None, None] * self.leak) * starts
+        late = (steps[:, None] - steps - 0.5).clamp(min=0)
+        first = torch.exp(h * (steps[:, None, None] + 0.5) * self.leak) * starts
         kernels = {}
         for a in set(self.rates.values()):
             z = torch.tensor(h * a).to(starts)
             kernels[a] = torch.tril(torch.exp(z * late), -1) * (h * phi1(z))
+            kernels[a].diagonal().fill_(0.5 * h * phi1(0.5 * z))
         s = rest = starts.expand(count, *starts.shape)
         for _ in range(self.path.depth):
             rest = self.driven(s, slow, clock, inputs)

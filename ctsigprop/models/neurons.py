@@ -356,5 +356,5 @@ def _in_unit(name: str, spec: Parameter, declared: str | None) -> Parameter:
 
 def _clock(t: Tensor, values: State) -> Tensor:
     state = next(iter(values.values()))
-    t = t.to(state.dtype)
+    t = t if t.dtype == state.dtype else t.to(state.dtype)
     return t.unsqueeze(-1) if t.dim() else t

@@ -72,6 +72,7 @@ class Control:
         self.first_step = first_step
         self.rtol = rtol
         self.parts = [part for part in layout.slices.values() if part.stop > part.start]
+        self.whole = self.parts == [slice(0, layout.size)]
         self.matrices = [layout.slices[name] for name in layout.names if len(layout.dims[name]) > 1]
         self.atol = spread(atol, layout, y)
         self.exponent = 1 / method.tableau.order
@@ -84,14 +85,13 @@ class Control:
 
     def norm(self, values: Tensor, scale: Tensor) -> Tensor:
         """Return the norm of each sample, ``(samples,)`` in float64."""
-        square = (values / scale).square_()
         if not self.parts:
             return torch.zeros_like(self.h)
-        if len(self.parts) == 1 and self.parts[0] == slice(0, square.shape[1]):
-            return square.mean(1).sqrt_().double()
-        means = [square[:, part].mean(1) for part in self.parts]
-        largest = means[0] if len(means) == 1 else torch.stack(means).amax(0)
-        return largest.sqrt_().double()
+        ratio = values / scale
+        parts = [ratio] if self.whole else [ratio[:, part] for part in self.parts]
+        norms = [torch.linalg.vector_norm(part, dim=1) / part.shape[1] ** 0.5 for part in parts]
+        largest = norms[0] if len(norms) == 1 else torch.stack(norms).amax(0)
+        return largest.double()
 
     def start(self, derivative: Derivative, t: Tensor, y: Tensor, f: Tensor, reach: Tensor) -> None:
         """Choose the first step (HNW I, II.4); `reach` is signed, up to the next stop.
@@ -131,7 +131,7 @@ class Control:
         weights = self.method.error
         if weights is None:
             raise TypeError("a method without an error estimate has no control of its steps")
-        error = self.method.combine(weights, step.stages).mul_(step.h.to(step.y.dtype)[:, None])
+        error = self.method.combine(weights, step.stages).mul_(step.h[:, None])
         return error, self.scale(step.y, step.end)
 
     def scale(self, *states: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class Control:
         for part in self.matrices:
             means = [root_mean_square(size[:, part]) for size in sizes]
             largest[:, part] = means[0] if len(means) == 1 else torch.maximum(*means)
-        return largest.mul_(self.rtol).add_(self.atol)
+        return torch.add(self.atol, largest, alpha=self.rtol)
 
     def largest(self, step: Step, sample: int) -> int:
         """Return the position of the component with the largest error in a sample's step."""

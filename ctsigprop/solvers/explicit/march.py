@@ -139,7 +139,8 @@ class March:
 
     def _derivative(self, t: Tensor, y: Tensor) -> Tensor:
         # one clock for all where it can be: a history of delays knows no other
-        return self.problem.derivative(t[0] if self.together else t, y).to(y.dtype)
+        f = self.problem.derivative(t[0] if self.together and t.dim() else t, y)
+        return f if f.dtype == y.dtype else f.to(y.dtype)
 
     def _aim(self) -> None:
         self.target = self.stops.pick(self.stops.times, self.pointer)
@@ -159,7 +160,9 @@ class March:
         return (self._derivative(t, y),)
 
     def _take(self, size: Tensor) -> Step:
-        times = self._inside(self.t + self.method.nodes * size)
+        times = self._inside(torch.addcmul(self.t, self.method.nodes, size))
+        if len(size) == 1 or self.together:
+            times = times[:, 0]  # one clock needs no axis
         if self.checkpoints.spent and torch.is_grad_enabled():
             end, last, stages = self.checkpoints.call(
                 self._stepped, 2, times, self.t, self.y, self.f, size
@@ -167,9 +170,9 @@ class March:
             return Step(self.t, size, self.y, stages, end, last, self.method.dense)
         step = self.method(self._derivative, times, self.t, self.y, self.f, size)
         if torch.is_grad_enabled():
-            y = self.y.detach()
             self.checkpoints.taped(
-                len(step.stages) - 1, lambda: self._derivative(times[0], y.requires_grad_())
+                len(step.stages) - 1,
+                lambda: self._derivative(times[0], self.y.detach().requires_grad_()),
             )
         return step
 

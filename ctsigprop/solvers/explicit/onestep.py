@@ -8,7 +8,7 @@ from functools import cache
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ctsigprop.solvers.base import Problem
 from ctsigprop.solvers.explicit.tableaus import Tableau, hermite
@@ -17,7 +17,7 @@ __all__ = ["Derivative", "Exponential", "OneStep", "RungeKutta", "Step", "interp
 
 Derivative = Callable[[Tensor, Tensor], Tensor]
 
-SMALL = 100_000
+SMALL = 20_000
 """States of more numbers are summed by one product with the weights, which reads them once."""
 
 
@@ -80,16 +80,18 @@ class OneStep(Protocol):
 @cache
 def _coefficients(
     tableau: Tableau, dtype: torch.dtype, device: torch.device
-) -> tuple[list[Tensor], Tensor | None, Tensor, Tensor]:
-    """Return the rows, the weights of the error, the nodes and the interpolant as tensors."""
+) -> tuple[list[Tensor], list[Tensor], Tensor | None, Tensor, Tensor]:
+    """Return rows, columns, the weights of the error, the nodes and the interpolant as tensors."""
     with torch.inference_mode(False):  # they outlive the run
         rows = [torch.tensor(row, dtype=dtype, device=device) for row in tableau.a]
+        full = torch.stack([nn.functional.pad(row, (0, len(rows) - len(row))) for row in rows])
+        columns = list(full.T[:-1, 1:, None, None].contiguous())
         error = None
         if tableau.error is not None:
             error = torch.tensor(tableau.error, dtype=dtype, device=device)
         nodes = torch.tensor(tableau.c, dtype=torch.float64, device=device)[:, None]
         dense = torch.tensor(tableau.dense, dtype=torch.float64, device=device)
-    return rows, error, nodes, dense
+    return rows, columns, error, nodes, dense
 
 
 class RungeKutta:
@@ -98,7 +100,7 @@ class RungeKutta:
     def __init__(self, tableau: Tableau, like: Tensor) -> None:
         self.tableau = tableau.closed()
         found = _coefficients(self.tableau, like.dtype, like.device)
-        self.rows, self.error, self.nodes, self.dense = found
+        self.rows, self.columns, self.error, self.nodes, self.dense = found
 
     def __call__(
         self, derivative: Derivative, times: Tensor, t: Tensor, y: Tensor, f: Tensor, h: Tensor
@@ -127,18 +129,12 @@ class RungeKutta:
         self, derivative: Derivative, times: Tensor, y: Tensor, f: Tensor, scale: Tensor
     ) -> tuple[list[Tensor], Tensor]:
         """Return the stages and the end, by sums of which a graph keeps no number."""
-        stages, moves, end = [f], [scale * f], y
-        last, taped = len(self.rows) - 1, torch.is_grad_enabled()
-        for i, at in zip(range(1, last + 1), times[1:].unbind(), strict=True):
-            end = y
-            for weight, move in zip(self.tableau.a[i], moves, strict=True):
-                if weight and (taped or end is y):
-                    end = torch.add(end, move, alpha=weight)
-                elif weight:
-                    end.add_(move, alpha=weight)
+        stages, end = [f], y
+        states = y.expand(len(self.columns), *y.shape)  # where stages are taken
+        for i, (column, at) in enumerate(zip(self.columns, times[1:].unbind(), strict=True)):
+            states = torch.addcmul(states, column, scale * stages[-1])
+            end = torch.select_copy(states, 0, i)  # a view would hold on to all
             stages.append(derivative(at, end))
-            if i < last:
-                moves.append(scale * stages[-1])
         return stages, end
 
     def carried(self, step: Step) -> tuple[Tensor, Tensor]:
@@ -147,8 +143,7 @@ class RungeKutta:
 
     def combine(self, weights: Tensor, stages: Tensor) -> Tensor:
         """Return Σ_i w_i k_i."""
-        flat = stages.reshape(stages.shape[0], -1)
-        return torch.mv(flat.T, weights).reshape(stages.shape[1:])
+        return torch.mv(stages.flatten(1).T, weights).view(stages.shape[1:])
 
     def before_last(self, step: Step) -> Tensor:
         """Return the state at which the last stage but one was taken."""

@@ -1,25 +1,51 @@
-"""Products of matrices in float32 on a processor, by oneDNN where torch has it.
+"""Products of matrices in float32 on a processor, with the matrix in the order that suits them.
 
 Torch multiplies by the processor's BLAS, and what its compiler makes by oneDNN, which puts a matrix
-in order once for many products. Where BLAS does not use the widest registers, that takes half the
-time. Whoever wants one library alone, switches it off: ``torch.backends.mkldnn.enabled = False``.
+in order once for many products. Intel's BLAS takes the widest registers of Intel's processors
+alone; on others oneDNN needs half the time. On Intel's a product of few rows is faster with the
+matrix transposed in memory. Whoever wants torch's own products alone, switches oneDNN off:
+``torch.backends.mkldnn.enabled = False``.
 """
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import final
 
 import torch
 from torch import Tensor
 
-__all__ = ["Ordered", "Product"]
+__all__ = ["Ordered", "Product", "by_onednn"]
 
 LARGE = 2**20
 """Multiplications from which a product is worth its call."""
 
 ENOUGH = 400
-"""Rows, of all products with a matrix together, from which it is worth to put it in order."""
+"""Rows, of all products with a matrix together, from which oneDNN's order is worth its while."""
+
+FEW, TURNS = 32, 20
+"""Torch's own products of so few rows, and so many of them, are worth a transposed matrix."""
+
+
+@cache
+def by_onednn() -> bool:
+    """Tell whether oneDNN multiplies faster than torch's BLAS here."""
+    names = ("_linear_pointwise", "_reorder_linear_weight")
+    if not all(hasattr(torch.ops.mkldnn, name) for name in names):
+        return False
+    intels: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    return not (intels and "GenuineIntel" in _processor())
+
+
+def _processor() -> str:
+    """Return what the system says of its processor; the maker is part of it."""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor()
 
 
 @dataclass
@@ -45,9 +71,10 @@ class Ordered:
     def __init__(self) -> None:
         self.expected = 0
         self._known: dict[tuple[int, float, int], _Matrix] = {}
+        self._turned: dict[int, tuple[Tensor, Tensor]] = {}  # with the matrix, which keeps its id
 
     def matrix(self, weight: Tensor, alpha: float, rows: int) -> Tensor:
-        """Return alpha W for products with so many rows."""
+        """Return alpha W for oneDNN's products with so many rows."""
         key = (id(weight), alpha, rows)
         one = self._known.get(key)
         if one is None:
@@ -58,10 +85,20 @@ class Ordered:
             one.in_order = True
         return one.taken
 
+    def transposed(self, weight: Tensor, rows: int) -> Tensor:
+        """Return Wᵀ for torch's own products with so many rows."""
+        found = self._turned.get(id(weight))
+        if found is None:
+            few = rows <= FEW and self.expected >= TURNS and weight.device.type == "cpu"
+            if not few:
+                return weight.T
+            found = self._turned[id(weight)] = weight, weight.T.contiguous()
+        return found[1]
+
 
 @final
 class Product:
-    """What writes base + alpha s Wᵀ into a buffer, again and again while W rests.
+    """What writes, by oneDNN, base + alpha s Wᵀ into a buffer, again and again while W rests.
 
     Parameters
     ----------
@@ -95,9 +132,7 @@ class Product:
         """Tell if products of s with W are taken in this way."""
         suited = s.dtype == weight.dtype == torch.float32 and s.device.type == "cpu"
         suited = suited and s.shape[0] * weight.numel() >= LARGE
-        names = ("_linear_pointwise", "_reorder_linear_weight")
-        there = suited and all(hasattr(torch.ops.mkldnn, name) for name in names)
-        return there and bool(torch.backends.mkldnn.enabled)
+        return suited and bool(torch.backends.mkldnn.enabled) and by_onednn()
 
     def __call__(self) -> None:
         """Write it."""

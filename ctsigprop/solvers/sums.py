@@ -70,7 +70,7 @@ class Sum:
 
     def add(self, value: Tensor) -> None:
         """Add what is held: a number, one for each unit, or for each unit of every sample."""
-        if value.dim() or float(value):
+        if bool(value.any()):
             self.base = value if self.base is None else self.base + value
 
     def enter(self, pre: Sender, weight: Tensor, gain: Tensor | None) -> None:
@@ -135,7 +135,8 @@ class Sum:
             return Product(total, weight, alpha, pre.s, out, self.ordered)
         if pre.direct and weight.dim() == 2:
             whole, beta = (out, 0) if total is None else (total, 1)
-            return partial(torch.addmm, whole, pre.s, weight.T, beta=beta, alpha=alpha, out=out)
+            matrix = self.ordered.transposed(weight, pre.s.shape[0])
+            return partial(torch.addmm, whole, pre.s, matrix, beta=beta, alpha=alpha, out=out)
 
         def write() -> None:
             r = pre.activity()

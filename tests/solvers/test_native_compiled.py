@@ -98,3 +98,27 @@ def test_without_numba_the_extra_is_named(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
     with pytest.raises(ImportError, match=r"pip install ctsigprop\[native\]"):
         build(13)
+
+
+def test_loops_take_the_widest_registers():
+    import llvmlite.binding as llvm
+    import numba
+
+    from ctsigprop.solvers.native import compiled as module
+
+    if not llvm.get_host_cpu_features().get("avx512f"):
+        pytest.skip("the processor has none of 512 bits")
+    codegen = numba.core.registry.cpu_target.target_context.codegen()
+    before = codegen._tm
+    pointer, whole = numba.types.CPointer(numba.types.float64), numba.types.int64
+    with module._vectorizing(numba):
+        assert codegen._tm is not before
+
+        @numba.njit(whole(pointer, whole), no_cpython_wrapper=True, no_cfunc_wrapper=True)
+        def double(x, n):
+            for k in range(n):
+                x[k] = 2.0 * x[k]
+            return 0
+
+    assert codegen._tm is before
+    assert "<8 x double>" in double.inspect_llvm((pointer, whole))

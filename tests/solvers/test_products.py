@@ -1,4 +1,4 @@
-"""Products of matrices by oneDNN are those of any other library."""
+"""Products of matrices by oneDNN, and with transposed matrices, are those of any other library."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ from torch import Tensor
 
 from ctsigprop.learning.continuous import ContinuousSigprop
 from ctsigprop.models.networks import sigprop_network
+from ctsigprop.solvers import products
 from ctsigprop.solvers.explicit.fixed import Euler
-from ctsigprop.solvers.products import ENOUGH, LARGE, Ordered, Product
+from ctsigprop.solvers.products import ENOUGH, FEW, LARGE, TURNS, Ordered, Product
 from ctsigprop.solvers.relaxation import Steady
 
 ROWS, PRE, POST = 30, 200, 210
 
 needs_it = pytest.mark.skipif(
-    not Product.accepts(torch.zeros(ROWS, PRE), torch.zeros(POST, PRE)),
-    reason="torch has no oneDNN here",
+    not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"), reason="torch has no oneDNN here"
 )
+
+
+@pytest.fixture(autouse=True)
+def on_any_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products go by oneDNN, also where torch's own are as fast."""
+    monkeypatch.setattr(products, "by_onednn", lambda: True)
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -111,3 +117,46 @@ def test_a_network_learns_the_same_with_it_and_without(
         torch.testing.assert_close(value, found[1][name], rtol=1e-4, atol=1e-5)
     start = sigprop_network(sizes, onset=15.0, seed=0).float().initial_state(dtype=torch.float32)
     assert (found[0]["W_h2_h1"] - start["W_h2_h1"]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(("maker", "own"), [("GenuineIntel", False), ("AuthenticAMD", True)])
+def test_intels_library_is_left_alone_on_intels_processors(
+    maker: str, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(products, "_processor", lambda: f"vendor_id : {maker}")
+    there = hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    assert products.by_onednn.__wrapped__() is (own and there)
+
+
+def test_a_matrix_is_transposed_for_many_products_of_few_rows() -> None:
+    weight, ordered = drawn(POST, PRE), Ordered()
+    for rows, expected in ((ROWS, 0), (ROWS, TURNS - 1), (FEW + 1, TURNS)):
+        ordered.expected = expected
+        assert ordered.transposed(weight, rows).data_ptr() == weight.data_ptr()
+    ordered.expected = TURNS
+    turned = ordered.transposed(weight, ROWS)
+    assert turned.is_contiguous()
+    assert torch.equal(turned, weight.T)
+    ordered.expected = 0
+    assert ordered.transposed(weight, ROWS) is turned
+    assert ordered.transposed(drawn(POST, PRE, seed=1), ROWS) is not turned
+
+
+@pytest.mark.parametrize("batch", [10, 50])
+def test_a_network_relaxes_the_same_whatever_multiplies(
+    batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [20, 150, 150, 5]
+    x, labels = drawn(batch, sizes[0]), torch.arange(batch) % sizes[-1]
+    found = []
+    for own, turns in ((False, TURNS), (False, 10**9), (True, TURNS)):
+        monkeypatch.setattr(products, "by_onednn", lambda own=own: own)
+        monkeypatch.setattr(products, "TURNS", turns)
+        network = sigprop_network(sizes, onset=15.0, seed=0)
+        learner = ContinuousSigprop(network, update="delta", solver=Euler(dt=0.3))
+        found.append({"y": learner.present(x, labels), **learner.weights})
+    for other in found[1:]:
+        for name, value in found[0].items():
+            torch.testing.assert_close(value, other[name], rtol=1e-4, atol=1e-5)

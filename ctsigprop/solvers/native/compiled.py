@@ -14,7 +14,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -160,6 +160,8 @@ def _features() -> str:
     import llvmlite.binding as llvm
 
     features: str = llvm.get_host_cpu_features().flatten()
+    if platform.machine() in ("x86_64", "AMD64"):
+        features += ",-prefer-256-bit"  # the widest registers, which LLVM leaves aside on some
     return features
 
 
@@ -205,19 +207,35 @@ def _compile(source: str, name: str, arguments: str, fastmath: tuple[str, ...]) 
     signature = types.int64(*(kinds[letter] for letter in arguments))
     namespace: dict[str, Any] = {"__name__": "ctsigprop_kernel"}
     exec(compile(source, f"<{name}>", "exec"), namespace)
-    function = njit(
-        [signature],
-        error_model="numpy",
-        fastmath=set(fastmath),
-        no_cpython_wrapper=True,
-        no_cfunc_wrapper=True,
-        _nrt=False,
-    )(namespace[name])
+    with _vectorizing(numba):
+        function = njit(
+            [signature],
+            error_model="numpy",
+            fastmath=set(fastmath),
+            no_cpython_wrapper=True,
+            no_cfunc_wrapper=True,
+            _nrt=False,
+        )(namespace[name])
     module = llvm.parse_assembly(function.inspect_llvm(signature.args))
     functions = list(module.functions)
     entry = function.overloads[signature.args].fndesc.mangled_name
     needs = [f.name for f in functions if f.is_declaration and not f.name.startswith("llvm.")]
     return _Code(entry, needs, _machine().emit_object(module))
+
+
+@contextlib.contextmanager
+def _vectorizing(numba: Any) -> Iterator[None]:
+    """Let numba optimise for our machine, with its wider registers, where it has one of its own."""
+    codegen = numba.core.registry.cpu_target.target_context.codegen()
+    machine = getattr(codegen, "_tm", None)
+    if machine is None:
+        yield
+        return
+    codegen._tm = _machine()
+    try:
+        yield
+    finally:
+        codegen._tm = machine
 
 
 def _link(found: _Code) -> tuple[Any, int]:

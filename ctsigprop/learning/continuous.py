@@ -166,9 +166,11 @@ class ContinuousSigprop(CoupledLearner):
             run = self._solve(x, context, [0.0, self.onset, self.end])
             self.weights = {name: run.final[name] for name in self.weights}
             return run["s_y"][1]
-        free, held = self._ends(x, context)
+        relaxes = isinstance(self.solver, Steady | Euler)
+        with torch.inference_mode(relaxes and self.network.autonomous):
+            free, held = self._ends(x, context)
         self.weights = self._two_point(x, free, held)
-        return free["s_y"]
+        return free["s_y"].clone()
 
     def respond(self, x: Tensor) -> Tensor:
         """Return the outputs at the end of the free interval, ``(batch, classes)``; no learning."""

@@ -174,7 +174,8 @@ class TextNeuron(Neuron):
         numbers = [float(v) if v.dim() == 0 else math.nan for v in values.values()]  # NaN: no match
         known = (like.dtype, like.device, *numbers)
         if self._leak is None or self._leak[0] != known:
-            self._leak = known, self._evaluated(factors, short, values, like)
+            with torch.inference_mode(False):  # it outlives the run
+                self._leak = known, self._evaluated(factors, short, values, like)
         return self._leak[1]
 
     def _evaluated(self, factors: Any, short: str, values: State, like: Tensor) -> Leak:

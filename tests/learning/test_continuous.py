@@ -543,3 +543,23 @@ def test_steady_learning_is_that_of_a_long_integration():
         torch.testing.assert_close(weight, ends[1][name], rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="update 'integrated' moves the weights along the way"):
         ct.ContinuousSigprop(network(), solver=ct.Steady())
+
+
+@pytest.mark.parametrize("solver", [ct.Euler(dt=0.3), ct.Steady(tol=1e-5)], ids=["steps", "rest"])
+def test_what_was_learned_may_be_differentiated(solver: Any) -> None:
+    """Nothing that a presentation makes, or leaves in the network, is out of autograd's reach."""
+    network = ct.sigprop_network([4, 8, 8, 2], seed=0)
+    learner = ct.ContinuousSigprop(network, update="delta", solver=solver)
+    x, labels = torch.rand(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 2
+    outputs = learner.present(x, labels)
+    gain = torch.ones((), requires_grad=True)
+    (
+        (gain * outputs).square().sum() + (gain * learner.weights["W_h2_h1"]).square().sum()
+    ).backward()
+    assert gain.grad is not None
+    assert float(gain.grad) > 0
+    leaks = [neuron.leaky_form(outputs) for neuron in network.neurons]
+    kept = [leak.decay for leak in leaks if leak is not None]
+    assert len(kept) == len(network.neurons)
+    assert not any(decay.is_inference() for decay in kept)
+    assert not any(v.is_inference() for v in (outputs, *learner.weights.values()))

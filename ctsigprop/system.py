@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
 import torch
@@ -134,6 +135,10 @@ class System(Recorded):
     def autonomous(self) -> bool:
         """Whether all its terms are known to be; the signals need not be constant."""
         return all(term.autonomous for term in (*self.neurons, *self.currents))
+
+    def inference(self) -> AbstractContextManager[object]:
+        """Return torch's inference mode, if no term may need autograd; else what does nothing."""
+        return torch.inference_mode() if self.autonomous else nullcontext()
 
     @property
     def dtype(self) -> torch.dtype:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -167,7 +168,7 @@ class ContinuousSigprop(CoupledLearner):
             self.weights = {name: run.final[name] for name in self.weights}
             return run["s_y"][1]
         relaxes = isinstance(self.solver, Steady | Euler)
-        with torch.inference_mode(relaxes and self.network.autonomous):
+        with self.network.inference() if relaxes else nullcontext():
             free, held = self._ends(x, context)
         self.weights = self._two_point(x, free, held)
         return free["s_y"].clone()

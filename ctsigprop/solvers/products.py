@@ -89,8 +89,8 @@ class Ordered:
         """Return Wᵀ for torch's own products with so many rows."""
         found = self._turned.get(id(weight))
         if found is None:
-            few = rows <= FEW and self.expected >= TURNS and weight.device.type == "cpu"
-            if not few:
+            worth = rows <= FEW and self.expected >= TURNS and rows * weight.numel() >= LARGE
+            if not (worth and weight.device.type == "cpu"):
                 return weight.T
             found = self._turned[id(weight)] = weight, weight.T.contiguous()
         return found[1]

@@ -139,7 +139,7 @@ class Averaging(Solver):
     def integrate(self, problem: Problem) -> Callable[[Tensor], State] | None:
         """Fill ``problem.recorder``."""
         require_forward(problem)
-        with torch.inference_mode(problem.system.autonomous):
+        with problem.system.inference():
             _Run(self, problem).run()
         return None
 

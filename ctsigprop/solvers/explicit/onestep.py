@@ -128,7 +128,7 @@ class RungeKutta:
     def _summed(
         self, derivative: Derivative, times: Tensor, y: Tensor, f: Tensor, scale: Tensor
     ) -> tuple[list[Tensor], Tensor]:
-        """Return the stages and the end, by sums of which a graph keeps no number."""
+        """Return the stages and the end, by sums of which a graph keeps no state."""
         stages, end = [f], y
         states = y.expand(len(self.columns), *y.shape)  # where stages are taken
         for i, (column, at) in enumerate(zip(self.columns, times[1:].unbind(), strict=True)):

@@ -94,6 +94,17 @@ ENTRY_BY_ENTRY = {
         eta=0.1,
     ),
     "a trace in every synapse": lambda: ct.eligibility(0.1, tau_e=5.0, modulator=ct.Constant(1.0)),
+    "traces that decay by either side": lambda: text(
+        "dw/dt = eta*m*(e + f)\nde/dt = x*y - y**2*e/tau + t*x : 1\ndf/dt = y - (x**2 + y)*f : 1",
+        modulator=ct.Pulse(1.0, 4.0),
+        gate=ct.Pulse(0.5, 5.0, 0.6),
+        eta=0.1,
+        tau=2.0,
+    ),
+    "a trace that saturates": lambda: text(
+        "dw/dt = eta*e\nde/dt = x*y*(1 - e)**2 - e/tau + sin(e*t) : 1", eta=0.1, tau=2.0
+    ),
+    "tags": lambda: ct.tagged_hebb(0.3, tau_c=1.0, signal=ct.Pulse(1.0, 3.0)),
 }
 SOLVERS = [
     ct.Tsit5(rtol=1e-6),

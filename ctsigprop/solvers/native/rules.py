@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Rule"]
 
+AT_ONCE = 1 << 18
+"""Synapses up to which an equation that reads nothing else takes them all at once."""
+
 
 @final
 class Rule:
@@ -43,13 +46,13 @@ class Rule:
         structure = self.rule.structure
         assert structure is not None
         for post, pre in structure.outer:
-            for moving, staying in self._columns(*self._product(post, pre), lazy.by_row):
+            for moving, staying in self._columns(*self._product("w", post, pre), lazy.by_row):
                 for s in range(self.samples):
                     pair = _part(moving, s, lazy.moving), _part(staying, s, lazy.staying)
                     (lazy.held if staying.held else lazy.new).append(pair)
         side = "post" if lazy.by_row else "pre"
         found = [structure.decay_scalar, structure.decay_post, structure.decay_pre]
-        return [self._decay(decay.code, side) for decay in found if decay is not None]
+        return [self._decay("w", decay.code, side) for decay in found if decay is not None]
 
     def _columns(self, p: Value, q: Value, by_row: bool) -> Iterator[tuple[Value, Value]]:
         """Yield the moving and the staying factors of an outer product, of parts that are held."""
@@ -61,50 +64,54 @@ class Rule:
         for number, part in q.parts:
             yield self.tape.entrywise(ops.MUL, p, self.tape.spread(number, 1, p.n)), part
 
-    def entries(self) -> None:
-        """Enter the rule entry by entry."""
-        structure, tape = self.rule.structure, self.tape
+    def entries(self, short: str = "w") -> None:
+        """Enter an equation of every synapse: as outer products and decays, or entry by entry."""
+        structure, tape = self.rule.structures.get(short), self.tape
         if structure is None:
-            self._grid("w")
+            self._grid(short)
             return
-        place = self.network.places[self.synapse.name].place
+        place = self.network.places[self._full(short)].place
         rate, state, rows, n = RATE + place, STATE + place, self.post, self.pre
         for post, pre in structure.outer:
-            p, q = self._product(post, pre)
+            p, q = self._product(short, post, pre)
             for s in range(self.samples):
                 a, b = p.place + s * rows, q.place + s * n
                 tape.write(ops.ADD_SCALED, rate, a, b, n, rows, n, 1, 0)
         for decay in (structure.decay_scalar, structure.decay_post):
             if decay is not None:
-                by = self._decay(decay.code, "post").place
+                by = self._decay(short, decay.code, "post").place
                 tape.write(ops.ADD_SCALED, rate, by, state, n, rows, n, 1, n)
         if structure.decay_pre is not None:
-            by = self._decay(structure.decay_pre.code, "pre").place
+            by = self._decay(short, structure.decay_pre.code, "pre").place
             tape.write(ops.ADD_MUL, rate, by, state, n, rows, n, 0, n)
 
     def own(self) -> None:
         """Enter the equations of the rule's own variables."""
         for short, side in self.sides.items():
-            name = rule_variable(short, self.synapse.name)
-            variable = self.network.places[name]
+            variable = self.network.places[self._full(short)]
             if side == "synapse":
                 self.tape.write(ops.FILL, RATE + variable.place, 0, 0, variable.n)
-                self._grid(short)
+                self.entries(short)
                 continue
             size = self.post if side == "post" else self.pre
             code = self.equations.code(f"d{short}/dt")
             speed = self.tape.expression(code, self._names(side), self.samples * size)
-            if self.rule.gate is not None:
-                speed = self.tape.entrywise(ops.MUL, speed, self._open(speed.n))
+            speed = self._gated(short, speed)
             if variable.n == size:
                 speed = self.tape.mean(speed, self.samples)
             self.tape.write(ops.COPY, RATE + variable.place, speed.place, 0, variable.n)
 
-    def _open(self, n: int) -> Value:
-        assert self.rule.gate is not None
-        return self.network.gate(self.rule.gate, n, open_=True)
+    def _full(self, short: str) -> str:
+        return self.synapse.name if short == "w" else rule_variable(short, self.synapse.name)
 
-    def _product(self, post: Any, pre: Any) -> tuple[Value, Value]:
+    def _gated(self, short: str, value: Value) -> Value:
+        """Return what the gate lets through: all or nothing for the rule's own variables."""
+        if self.rule.gate is None:
+            return value
+        gate = self.network.gate(self.rule.gate, value.n, open_=short != "w")
+        return self.tape.entrywise(ops.MUL, value, gate)
+
+    def _product(self, short: str, post: Any, pre: Any) -> tuple[Value, Value]:
         """Return the factors of an outer product; gate and mean are with the first."""
         tape, n = self.tape, self.samples * self.post
         p = tape.constant(1.0, n)
@@ -112,20 +119,17 @@ class Rule:
             p = tape.expression(post.code, self._names("post"), n)
         if self.samples > 1:
             p = tape.entrywise(ops.DIV, p, tape.constant(float(self.samples), n))
-        if self.rule.gate is not None:
-            p = tape.entrywise(ops.MUL, p, self.network.gate(self.rule.gate, n))
+        p = self._gated(short, p)
         q = tape.constant(1.0, self.samples * self.pre)
         if pre is not None:
             q = tape.expression(pre.code, self._names("pre"), q.n)
         return p, q
 
-    def _decay(self, code: ast.expr, side: str) -> Value:
+    def _decay(self, short: str, code: ast.expr, side: str) -> Value:
         size = self.post if side == "post" else self.pre
         n = self.samples * size
         decay = self.tape.mean(self.tape.expression(code, self._names(side), n), self.samples)
-        if self.rule.gate is not None:
-            decay = self.tape.entrywise(ops.MUL, decay, self.network.gate(self.rule.gate, size))
-        return decay
+        return self._gated(short, decay)
 
     def _names(self, side: str) -> Names:
         """Return what the symbols mean on one side, for all of its units and samples."""
@@ -141,7 +145,7 @@ class Rule:
             if name in self.sides:
                 return self._sided(name)
             if name == "m":
-                return self._modulator(size)
+                return self._modulator(size, self.samples)
             if name in self.equations.subexpressions:
                 return self.tape.expression(self.equations.code(name), name_of, n)
             if name == "t":
@@ -156,14 +160,14 @@ class Rule:
         return self.network.activity(self.synapse.post)
 
     def _sided(self, name: str) -> Value:
-        own = self.network.state(rule_variable(name, self.synapse.name))
+        own = self.network.state(self._full(name))
         size = self.post if self.sides[name] == "post" else self.pre
         return own if own.n == self.samples * size else self.tape.repeat(own, self.samples)
 
-    def _modulator(self, size: int) -> Value:
+    def _modulator(self, size: int, samples: int) -> Value:
         modulator = self.rule.modulator
         if isinstance(modulator, Signal):
-            return self.network.gate(modulator, self.samples * size)
+            return self.network.gate(modulator, samples * size)
         assert modulator is not None
         value = self.network.activity(modulator)
         if value.n == self.samples and size > 1:
@@ -171,54 +175,56 @@ class Rule:
         return value
 
     def _grid(self, short: str) -> None:
-        """Enter an equation of every synapse, row by row."""
+        """Enter an equation of every synapse, row by row for each sample, or all at once."""
         tape, pre = self.tape, self.pre
         lifted: dict[str, Value] = {}
-        name = self.synapse.name if short == "w" else rule_variable(short, self.synapse.name)
         matrices = {"w", *(s for s, side in self.sides.items() if side == "synapse")}
-        post_names, pre_names = self._names("post"), self._names("pre")
+        held = isinstance(self.rule.modulator, Signal)
+        on_post = {"y", "dy", *(s for s, side in self.sides.items() if side == "post")}
+        on_pre = {"x", "dx", *(s for s, side in self.sides.items() if side == "pre")}
+        if not held:
+            on_post.add("m")
         code = self.equations.code(f"d{short}/dt")
-        outside: dict[str, Value] = {}
-        for symbol in self._symbols(code):
-            if symbol in ("y", "dy", "m") or self.sides.get(symbol) == "post":
-                outside[symbol] = post_names(symbol)
-            elif symbol in ("x", "dx") or self.sides.get(symbol) == "pre":
-                outside[symbol] = pre_names(symbol)
+        symbols = self._symbols(code)
+        outside = {s: self._names("post")(s) for s in sorted(symbols & on_post)}
+        outside |= {s: self._names("pre")(s) for s in sorted(symbols & on_pre)}
+        samples, rows, n = self.samples, self.post, pre
+        if not outside:  # all samples would say the same
+            samples = 1
+            if rows * pre <= AT_ONCE:
+                rows, n = 1, rows * pre
         first = len(tape.stage)
         tape.write(ops.LOOP, 0, 0, 0, 0)
 
         def lift(symbol: str, place: int, by_row: int, by_sample: int, step: int) -> Value:
             if symbol not in lifted:
-                lifted[symbol] = Value(tape.space(pre), pre)
+                lifted[symbol] = Value(tape.space(n), n)
                 d = lifted[symbol].place
-                tape.write(ops.LIFT, d, place, 0, pre, 1, 0, by_row, by_sample, step)
+                tape.write(ops.LIFT, d, place, 0, n, 1, 0, by_row, by_sample, step)
             return lifted[symbol]
 
         def name_of(symbol: str) -> Value:
             if symbol in matrices:
-                full = self.synapse.name
-                full = full if symbol == "w" else rule_variable(symbol, full)
-                return lift(symbol, self.network.state(full).place, pre, 0, 1)
-            if symbol in ("y", "dy", "m") or self.sides.get(symbol) == "post":
+                return lift(symbol, self.network.state(self._full(symbol)).place, n, 0, 1)
+            if symbol in on_post:
                 return lift(symbol, outside[symbol].place, 1, self.post, 0)
-            if symbol in ("x", "dx") or self.sides.get(symbol) == "pre":
+            if symbol in on_pre:
                 return lift(symbol, outside[symbol].place, 0, pre, 1)
+            if symbol == "m":
+                return self._modulator(n, samples=1)
             if symbol in self.equations.subexpressions:
-                return tape.expression(self.equations.code(symbol), name_of, pre)
+                return tape.expression(self.equations.code(symbol), name_of, n)
             if symbol == "t":
-                return tape.clock(pre)
-            return self.network.parameter(self.rule, symbol, 1, pre, scalar=True)
+                return tape.clock(n)
+            return self.network.parameter(self.rule, symbol, 1, n, scalar=True)
 
-        result = tape.expression(code, name_of, pre)
-        if self.rule.gate is not None:
-            gate = self.network.gate(self.rule.gate, pre, open_=short != "w")
-            result = tape.entrywise(ops.MUL, result, gate)
-        if self.samples > 1:
-            result = tape.entrywise(ops.DIV, result, tape.constant(float(self.samples), pre))
-        place = self.network.places[name].place
-        tape.write(ops.LOWER, RATE + place, result.place, 0, pre, 1, pre)
+        result = self._gated(short, tape.expression(code, name_of, n))
+        if samples > 1:
+            result = tape.entrywise(ops.DIV, result, tape.constant(float(samples), n))
+        place = self.network.places[self._full(short)].place
+        tape.write(ops.LOWER, RATE + place, result.place, 0, n, 1, n)
         length = (len(tape.stage) - first) * ops.WIDTH
-        tape.write(ops.AGAIN, 0, 0, 0, length, self.post, 0, 0, 0, self.samples)
+        tape.write(ops.AGAIN, 0, 0, 0, length, rows, 0, 0, 0, samples)
 
     def _symbols(self, code: ast.expr) -> set[str]:
         """Return the symbols that code needs, those of its subexpressions included."""

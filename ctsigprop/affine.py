@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import final
 
 import torch
 from torch import Tensor
 
-__all__ = ["Affine", "Bend", "Leak"]
+__all__ = ["Affine", "Bend", "Leak", "Target"]
 
 
 @final
@@ -65,6 +65,11 @@ class Bend:
     high: float = torch.inf
     function: Callable[[Tensor], Tensor] | None = None
 
+    def like(self, other: Bend) -> bool:
+        """Tell whether φ is the same known function."""
+        mine, its = ((b.kind, b.low, b.high) for b in (self, other))
+        return self.kind != "" and mine == its
+
     def into(self, u: Tensor, out: Tensor) -> Callable[[], object]:
         """Return what writes φ(u) into a buffer, which may be u itself."""
         if self.kind == "clip":
@@ -74,6 +79,30 @@ class Bend:
         function = self.function
         assert function is not None
         return lambda: out.copy_(function(u))
+
+
+@final
+@dataclass(frozen=True)
+class Target:
+    """Where leaky neurons go: ds/dt = rate·(r − s).
+
+        r = rest + Σ gain_p I_p + height·φ(I_q + shift)
+
+    Attributes
+    ----------
+    rate : Tensor
+        A number, or one for each unit; none is zero.
+    rest, shift, height : Tensor or None
+        None is zero, zero and one.
+    gains : mapping of str to Tensor or float
+        Numbers are floats.
+    """
+
+    rate: Tensor
+    rest: Tensor | None
+    gains: Mapping[str, Tensor | float]
+    shift: Tensor | None
+    height: Tensor | None
 
 
 @final
@@ -95,3 +124,25 @@ class Leak:
     rest: Tensor
     gains: Mapping[str, Tensor]
     bend: Bend | None
+
+    @cached_property
+    def target(self) -> Target | None:
+        """Where they go by themselves; None where one does not leak."""
+        return self.target_of(-self.decay) if bool(self.decay.all()) else None
+
+    def target_of(self, rate: Tensor) -> Target:
+        """Return where they go if their leak is another."""
+        bend, rest = self.bend, self.rest / rate
+        gains = {port: gain / rate for port, gain in self.gains.items()}
+        shift = height = None
+        if bend is not None:
+            shift = bend.shift if bool(bend.shift.any()) else None
+            height = bend.height / rate
+            height = None if bool((height == 1).all()) else height
+        return Target(
+            rate,
+            rest if bool(rest.any()) else None,
+            {port: float(g) if g.dim() == 0 else g for port, g in gains.items()},
+            shift,
+            height,
+        )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from ctsigprop.errors import ConvergenceError, unknown
 from ctsigprop.learning.coupled import CoupledLearner, rate_of
 from ctsigprop.models.inputs import LearningSignal
-from ctsigprop.signals import Constant, Pulse, Rhythm
+from ctsigprop.signals import Constant, Pulse, Rhythm, as_values
 from ctsigprop.solvers.base import Solver, State
 from ctsigprop.solvers.explicit.fixed import Euler
 from ctsigprop.solvers.relaxation import Relaxation, Steady
@@ -103,6 +104,7 @@ class ContinuousSigprop(CoupledLearner):
             for synapse in self.synapses:
                 synapse.plasticity[0].gate = Constant(0.0)
         self._begun = False
+        self._shown = {"x": Constant(0.0), "c": Constant(0.0)}
 
     @property
     def onset(self) -> float:
@@ -114,7 +116,7 @@ class ContinuousSigprop(CoupledLearner):
         """Whether the signal rides on a rhythm, all through a presentation."""
         return isinstance(self._gate, Rhythm)
 
-    @property
+    @cached_property
     def _gate(self) -> Pulse | Rhythm:
         """The gate of the nudge."""
         for current in self.network.currents:
@@ -232,8 +234,10 @@ class ContinuousSigprop(CoupledLearner):
 
     def _relaxation(self, x: Tensor, context: Tensor) -> Relaxation:
         self.check_input(x)
-        inputs = {"x": Constant(x.float()), "c": Constant(context.float())}
-        return Relaxation(self.network, self.weights, 0.0, inputs)
+        for name, value in (("x", x), ("c", context)):
+            self._shown[name].value = as_values(value.float(), name)
+        native = getattr(self.solver, "native", None) is not False
+        return Relaxation(self.network, self.weights, 0.0, self._shown, native=native)
 
     def _relax(self, relaxation: Relaxation, state: State, duration: float) -> State:
         if isinstance(self.solver, Steady):
@@ -241,15 +245,17 @@ class ContinuousSigprop(CoupledLearner):
         return relaxation.march(state, self.solver.dt, duration)  # type: ignore[attr-defined]
 
     def _two_point(self, x: Tensor, free: State, held: State) -> State:
-        after = dict(self.weights)
+        after, moved = dict(self.weights), dict[tuple[str, float], Tensor]()
         for synapse in self.synapses:
             pre0, pre1 = (_activity(self.network, synapse.pre, s, x) for s in (free, held))
             post0, post1 = (self.network.activity(s, synapse.post) for s in (free, held))
             rate = float(rate_of(synapse)) / x.shape[0]
-            weight = torch.addmm(self.weights[synapse.name], (post1 - post0).T, pre0, alpha=rate)
+            if (synapse.post, rate) not in moved:
+                moved[synapse.post, rate] = (post1 - post0).mul_(rate).T
+            change = torch.mm(moved[synapse.post, rate], pre0)
             if self.update == "contrastive":
-                weight = torch.addmm(weight, post1.T, pre1 - pre0, alpha=rate)
-            after[synapse.name] = weight
+                change.addmm_(post1.T, pre1 - pre0, alpha=rate)
+            after[synapse.name] = change.add_(self.weights[synapse.name])
         return after
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import final
@@ -11,7 +11,8 @@ from weakref import proxy
 import torch
 from torch import Tensor
 
-from ctsigprop.affine import Affine, Bend, Leak
+from ctsigprop.affine import Affine, Bend, Leak, Target
+from ctsigprop.solvers.native.relaxing import native_steps
 from ctsigprop.solvers.products import Ordered
 from ctsigprop.solvers.sums import Operations, Sum, times
 from ctsigprop.terms import Current, Moment, Neuron, State
@@ -34,6 +35,27 @@ class Receiver:
         return self.neuron.variables[0].name
 
 
+@dataclass(frozen=True)
+class _Entering:
+    """What takes in what enters a population: first u, then r = φ(u), then the rest of r."""
+
+    first: Operations
+    r: Tensor
+    u: Tensor | None = None
+    bend: Bend | None = None
+    rest: Operations = field(default_factory=list)
+
+    def bends_like(self, bend: Bend) -> bool:
+        """Tell whether r is bent in its buffer, and in the same way."""
+        return self.bend is not None and self.u is self.r and self.bend.like(bend)
+
+    def in_turn(self) -> Operations:
+        """Return all of it."""
+        if self.bend is None or self.u is None:
+            return [*self.first, *self.rest]
+        return [*self.first, self.bend.into(self.u, self.r), *self.rest]
+
+
 @final
 class Net:
     """The populations of a relaxation, each with its state in a buffer of its own.
@@ -50,6 +72,8 @@ class Net:
         ``moment(state) -> Moment``, with all that currents may read.
     ordered : Ordered
         Matrices as products take them.
+    native : bool
+        Whether a kernel may take the steps.
     """
 
     def __init__(
@@ -58,17 +82,42 @@ class Net:
         state: State,
         moment: Callable[[State], Moment],
         ordered: Ordered,
+        *,
+        native: bool = True,
     ) -> None:
-        self._moment, self.ordered = moment, ordered
-        like = state[receivers[0].variable]
-        sizes = [state[receiver.variable].numel() for receiver in receivers]
-        self.s, self.r = like.new_empty(2, sum(sizes)).unbind()
-        rows = zip(receivers, torch.split(self.s, sizes), torch.split(self.r, sizes), strict=True)
-        self.units = [Unit(proxy(self), one, state[one.variable], s, r) for one, s, r in rows]
-        named = {unit.receiver.neuron.name: proxy(unit) for unit in self.units}
-        now = moment(state)
-        for unit in self.units:
-            unit.connect(named, now)
+        self._moment, self.ordered, self.native = moment, ordered, native
+        starts = [state[receiver.variable] for receiver in receivers]
+        self._sizes = [start.numel() for start in starts]
+        self.r = starts[0].new_empty(sum(self._sizes))
+        rows = zip(receivers, starts, torch.split(self.r, self._sizes), strict=True)
+        self.units = [Unit(proxy(self), one, start, r) for one, start, r in rows]
+        self._named = {unit.receiver.neuron.name: proxy(unit) for unit in self.units}
+        self.put(state)
+        self.connect(self._named)
+
+    def connect(self, names: Collection[str]) -> None:
+        """Gather anew what enters some populations."""
+        now = self.moment()
+        for name in names:
+            self._named[name].connect(self._named, now)
+
+    def read(self, moment: Callable[[State], Moment]) -> None:
+        """Read other things, or at another time."""
+        self._moment = moment
+
+    def fits(self, state: State) -> bool:
+        """Tell whether a state is of the shapes and the type of the buffers."""
+        return all(
+            state[unit.name].shape == unit.shape and state[unit.name].dtype == unit.s.dtype
+            for unit in self.units
+        )
+
+    def put(self, state: State) -> None:
+        """Go to another state, in new buffers: what was seen in the old ones stays."""
+        self.s = torch.empty_like(self.r)
+        for unit, s in zip(self.units, torch.split(self.s, self._sizes), strict=True):
+            unit.move(s)
+            unit.put(state[unit.name])
 
     def view(self) -> State:
         """Return the buffers by variable, as they are now."""
@@ -90,8 +139,7 @@ class Net:
         """Take steps of Euler's method, all populations at once; `tell` the number of each."""
         sums = [one for unit in self.units for one in unit.sums if one.coast(h, steps)]
         self.ordered.expected = steps
-        operations = [one for unit in self.units for one in unit.hearing()]
-        operations += self._moving(h)
+        operations = native_steps(self, h, steps) or [*self._hearing(), *self._moving(h)]
         operations += [one for held in sums for one in held.follow()]
         for step in range(steps):
             for operation in operations:
@@ -104,13 +152,22 @@ class Net:
             one.land()
         self.ordered.expected = 0
 
+    def _hearing(self) -> Operations:
+        """Return what takes in what enters everywhere; where all bend alike, they do so at once."""
+        parts = [unit.entering() for unit in self.units]
+        bend = parts[0].bend
+        if bend is None or not all(part.bends_like(bend) for part in parts):
+            return [one for part in parts for one in part.in_turn()]
+        first = [one for part in parts for one in part.first]
+        return [*first, bend.into(self.r, self.r), *(one for part in parts for one in part.rest)]
+
     def _moving(self, h: float) -> Operations:
         """Return what takes a step of Euler's method, with what was heard."""
         shares = {unit.share for unit in self.units}
         (share,) = shares if len(shares) == 1 else (None,)
         if share is None:
             return [unit.moving(h) for unit in self.units]
-        return [partial(self.s.lerp_, self.r, h * share)]
+        return [partial(self.s.lerp_, self.r, self.s.new_tensor(h * share))]
 
 
 @final
@@ -121,25 +178,17 @@ class Unit:
     now: u through the bend, v straight. Of others r is the slope, evaluated as it stands.
     """
 
-    def __init__(self, net: Net, receiver: Receiver, state: Tensor, s: Tensor, r: Tensor) -> None:
+    s: Tensor
+
+    def __init__(self, net: Net, receiver: Receiver, state: Tensor, r: Tensor) -> None:
         self.net, self.receiver, self.name = net, receiver, receiver.variable
         self.shape = state.shape
         rows = torch.Size(self.shape[:-1]).numel()
-        self.s = s.view(rows, self.shape[-1]).copy_(state.reshape(rows, self.shape[-1]))
-        self.r = r.view_as(self.s)
+        self.r = self.buffer = r.view(rows, self.shape[-1])
         self.direct = receiver.neuron.activity({self.name: state}) is state
-        leak = receiver.neuron.leaky_form(self.s)
-        self.leak = leak if leak is not None and bool(leak.decay.all()) else None
-        self.decay: Tensor = self.s.new_ones(())
-        self.height: Tensor | None = None  # None is one
-        self.bend: Bend | None = None
-        self.bent, self.straight = Sum(self.s, net.ordered), Sum(self.s, net.ordered)
-        self.pres: list[Unit] = []
+        leak = receiver.neuron.leaky_form(self.r)
+        self.leak = leak if leak is not None and leak.target is not None else None
         self.version = 0
-        self._buffer = self.r
-        self._hearing: Operations | None = None
-        self._heard: list[int] | None = None
-        self._pull: Tensor | None = None
 
     @property
     def sums(self) -> tuple[Sum, Sum]:
@@ -155,24 +204,44 @@ class Unit:
     @property
     def share(self) -> float | None:
         """The leak, where it is one number and r is in its buffer."""
-        alike = self.leak is not None and self.decay.dim() == 0 and self.r is self._buffer
+        alike = self.leak is not None and self.decay.dim() == 0 and self.r is self.buffer
         return float(self.decay) if alike else None
 
-    def connect(self, named: dict[str, Unit], now: Moment) -> None:
-        """Gather what enters; what is held is added up once."""
+    def move(self, s: Tensor) -> None:
+        """Take another buffer for the state."""
+        self.s = s.view_as(self.buffer)
+        self._hearing: Operations | None = None
+
+    def _forget(self) -> None:
+        """Hear nothing."""
+        self.decay: Tensor = self.s if self.leak is None else self.leak.decay
+        self.height: Tensor | None = None  # None is one
+        self.bend: Bend | None = None
+        self.bent, self.straight = (Sum(self.buffer, self.net.ordered) for _ in "bs")
+        self.pres: list[Unit] = []
+        self.r = self.buffer
+        self._hearing = None
+        self._heard: list[int] | None = None
+        self._pull: Tensor | None = None
+
+    def connect(self, named: Mapping[str, Unit], now: Moment) -> None:
+        """Gather what enters, anew; what is held is added up once."""
+        self._forget()
         receiver, leak = self.receiver, self.leak
         self.pres = [named[n] for c in receiver.others for n in c.hears() if n in named]
         if leak is None:
             return
         itself = [(current, current.affine(now)) for current in receiver.itself]
+        itself = [(current, affine) for current, affine in itself if not _silent(affine)]
         decay = leak.decay
         if all(self._leaks(leak, current, affine) for current, affine in itself):
             for current, affine in itself:
                 if affine is not None:
                     decay = decay + leak.gains[current.port] * affine.weight
         folds = decay is not leak.decay and bool(decay.all())
-        self.decay = -decay if folds else -leak.decay
-        ways = self._ways(leak)
+        target = leak.target_of(-decay) if folds else leak.target
+        assert target is not None
+        ways = self._ways(leak, target)
         for port, value in receiver.held.items():
             for way, gain in ways.get(port, ()):
                 way.add(times(self._rows(value), gain))
@@ -191,10 +260,10 @@ class Unit:
         if self.bend is not None and self.bent.still:  # held, it is so once and for all
             known = torch.empty_like(self.s)
             self.bend.into(self.bent.into(self.r)[1], known)()
-            self.straight.add(times(known, self.height))
+            self.straight.add(known if self.height is None else known * self.height)
             self.bend = None
         if self.coasts:
-            self.r = self.straight.into(self._buffer)[1]
+            self.r = self.straight.into(self.buffer)[1]
 
     def _leaks(self, leak: Leak, current: Current, affine: Affine | None) -> bool:
         """Whether what a population makes of its own activity is one more leak."""
@@ -202,18 +271,15 @@ class Unit:
         plain = affine is not None and affine.weight.dim() == 0 and current.port in leak.gains
         return self.direct and plain and not bends
 
-    def _ways(self, leak: Leak) -> dict[str, list[tuple[Sum, Tensor | None]]]:
+    def _ways(self, leak: Leak, target: Target) -> dict[str, list[tuple[Sum, Tensor | float]]]:
         """Return where each port leads, with its gain."""
-        self.straight.add(leak.rest / self.decay)
-        ways: dict[str, list[tuple[Sum, Tensor | None]]] = {}
-        for port, gain in leak.gains.items():
-            ways.setdefault(port, []).append((self.straight, gain / self.decay))
+        self.decay, self.height, self.bend = target.rate, target.height, leak.bend
+        self.straight.base, self.bent.base = target.rest, target.shift
+        ways: dict[str, list[tuple[Sum, Tensor | float]]] = {}
+        for port, gain in target.gains.items():
+            ways.setdefault(port, []).append((self.straight, gain))
         if leak.bend is not None:
-            self.bend = leak.bend
-            self.bent.add(leak.bend.shift)
-            height = leak.bend.height / self.decay
-            self.height = None if bool((height == 1).all()) else height
-            ways.setdefault(leak.bend.port, []).append((self.bent, None))
+            ways.setdefault(leak.bend.port, []).append((self.bent, 1.0))
         return ways
 
     def activity(self) -> Tensor:
@@ -223,27 +289,27 @@ class Unit:
         state = {self.name: self.s.view(self.shape)}
         return self.receiver.neuron.activity(state).reshape(self.s.shape)
 
-    def hearing(self) -> Operations:
+    def entering(self) -> _Entering:
         """Return what takes in what enters now."""
         if self.leak is None:
-            return [partial(Unit._take_slope, proxy(self))]
+            return _Entering([partial(Unit._take_slope, proxy(self))], self.r)
         if self.bend is None:
-            operations, self.r = self.straight.into(self._buffer)
-            return operations
-        self.r = self._buffer
-        operations, u = self.bent.into(self.r)
-        operations.append(self.bend.into(u, self.r))
+            operations, self.r = self.straight.into(self.buffer)
+            return _Entering(operations, self.r)
+        self.r = self.buffer
+        first, u = self.bent.into(self.r)
+        rest: Operations = []
         if self.height is not None:
-            operations.append(partial(self.r.mul_, self.height))
+            rest.append(partial(self.r.mul_, self.height))
         if not self.straight.empty:
-            before, v = self.straight.into(torch.empty_like(self.s))
-            operations += [*before, partial(self.r.add_, v)]
-        return operations
+            parts, v = self.straight.into(torch.empty_like(self.s))
+            rest += [*parts, partial(self.r.add_, v)]
+        return _Entering(first, self.r, u, self.bend, rest)
 
     def hear(self) -> None:
         """Take in what enters now."""
         if self._hearing is None:
-            self._hearing = self.hearing()
+            self._hearing = self.entering().in_turn()
         for operation in self._hearing:
             operation()
 
@@ -315,7 +381,7 @@ class Unit:
     def _take_slope(self) -> None:
         self.r.copy_(self._slope(self.s))
 
-    def _current(self, current: Current, gain: Tensor | None) -> Tensor:
+    def _current(self, current: Current, gain: Tensor | float) -> Tensor:
         return times(self._rows(current(self.net.moment())), gain)
 
     def _rows(self, value: Tensor) -> Tensor:
@@ -328,3 +394,8 @@ class Unit:
         if weight.dim() <= 2:
             return weight
         return weight.expand(*self.shape[:-1], *weight.shape[-2:]).reshape(-1, *weight.shape[-2:])
+
+
+def _silent(affine: Affine | None) -> bool:
+    """Whether nothing comes of what a population makes of its own activity."""
+    return affine is not None and affine.offset is None and not bool(affine.weight.any())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from ctsigprop.solvers.inplace import Net, Receiver, Unit
 from ctsigprop.solvers.options import check_max_steps, check_positive
 from ctsigprop.solvers.products import Ordered
 from ctsigprop.system import System
-from ctsigprop.terms import Current, Moment, Source, State
+from ctsigprop.terms import Current, Moment, Neuron, Population, Source, State
 
 __all__ = ["Relaxation", "Rest", "Steady"]
 
@@ -99,6 +100,8 @@ class Relaxation:
         The time at which gates and inputs are read.
     inputs : mapping of str to Signal
         Signals of sources.
+    native : bool
+        Whether a kernel may take the steps.
 
     Raises
     ------
@@ -107,9 +110,16 @@ class Relaxation:
     """
 
     def __init__(
-        self, system: System, weights: State, t: float, inputs: Mapping[str, Signal]
+        self,
+        system: System,
+        weights: State,
+        t: float,
+        inputs: Mapping[str, Signal],
+        *,
+        native: bool = True,
     ) -> None:
         self.system, self.weights, self.inputs = system, weights, inputs
+        self._native = native
         self._receivers = {neuron.name: Receiver(neuron) for neuron in system.neurons}
         for neuron in system.neurons:
             if len(neuron.variables) != 1:
@@ -139,6 +149,8 @@ class Relaxation:
         }
         self._values: dict[str, Tensor] = {}
         self._ordered = Ordered()
+        self._net: Net | None = None
+        self._moved = set(self._receivers)
         self.move(t)
 
     @property
@@ -148,25 +160,46 @@ class Relaxation:
 
     @torch.no_grad()
     def move(self, t: float) -> None:
-        """Go to another time: gates and inputs are read anew, but for those that never change."""
+        """Go to another time; what never changes is not read anew."""
         self.t = torch.tensor(t, dtype=torch.float64)
-        moment = Moment(self.t, self.weights, self.system.populations, self.inputs)
-        for receiver in self._receivers.values():
-            receiver.held = {}
+        moved = self._moved
+        for name, receiver in self._receivers.items():
+            own: list[Current | Neuron] = [receiver.neuron, *receiver.others, *receiver.itself]
+            if name not in moved and not all(self._stays(one) for one in own):
+                moved.add(name)
+        moment = self._reading()({})
         for current in self._held:
-            if current.name not in self._values or not self._constant(current):
+            if current.name not in self._values or not self._stays(current):
                 self._values[current.name] = current.forward(moment)
-            _add(self._receivers[current.post].held, current.port, self._values[current.name])
+                moved.add(current.post)
+        for name in moved:
+            self._receivers[name].held = {}
+        for current in self._held:
+            if current.post in moved:
+                _add(self._receivers[current.post].held, current.port, self._values[current.name])
 
-    def _constant(self, current: Current) -> bool:
-        sources = [self.system.populations[name] for name in current.hears()]
+    def _stays(self, term: Current | Neuron) -> bool:
+        """Whether a term is the same function of the neurons at every time."""
+        if not term.autonomous or isinstance(term, Neuron):
+            return term.autonomous
+        sources = [self.system.populations[name] for name in term.hears()]
         signals = [self.inputs.get(s.name, s.signal) for s in sources if isinstance(s, Source)]
-        return not current.gates() and all(isinstance(signal, Constant) for signal in signals)
+        held = all(isinstance(signal, Constant) for signal in signals)
+        return held and not term.gates()
 
     @torch.no_grad()
     def net(self, state: State) -> Net:
-        """Return the neurons in buffers, at a state."""
-        return Net(list(self._receivers.values()), state, self._moment, self._ordered)
+        """Return the neurons in buffers, at a state: for one shape always the same net."""
+        reading = self._reading()
+        if self._net is not None and self._net.fits(state):
+            self._net.read(reading)
+            self._net.put(state)
+            self._net.connect(self._moved)
+        else:
+            receivers = list(self._receivers.values())
+            self._net = Net(receivers, state, reading, self._ordered, native=self._native)
+        self._moved = set()
+        return self._net
 
     @torch.no_grad()
     def march(self, state: State, dt: float, duration: float) -> State:
@@ -232,11 +265,11 @@ class Relaxation:
 
     def slopes(self, state: State) -> State:
         """Return the derivatives of the neurons, differentiable in all that they read."""
-        return self.system.slopes(self._moment(state))
+        return self.system.slopes(self._reading()(state))
 
-    def _moment(self, state: State) -> Moment:
-        everything = {**self.weights, **state}
-        return Moment(self.t, everything, self.system.populations, self.inputs)
+    def _reading(self) -> Callable[[State], Moment]:
+        """Return what all may read now, as a function of the neurons that does not keep this."""
+        return partial(_moment, self.weights, self.t, self.system.populations, self.inputs)
 
     def _check_finite(self, state: State) -> None:
         for name, values in state.items():
@@ -249,6 +282,16 @@ class Relaxation:
                     component=index,
                     cause="a loop with a gain above 1, or weights that grew too large",
                 )
+
+
+def _moment(
+    weights: State,
+    t: Tensor,
+    populations: Mapping[str, Population],
+    inputs: Mapping[str, Signal],
+    state: State,
+) -> Moment:
+    return Moment(t, {**weights, **state}, populations, inputs)
 
 
 def _row(units: Sequence[Unit]) -> Tensor:

@@ -68,37 +68,50 @@ class Sum:
         """Whether nothing enters at all."""
         return self.still and self.base is None
 
-    def add(self, value: Tensor) -> None:
+    @property
+    def coasting(self) -> bool:
+        """Whether what is held moves, as an image that goes by itself."""
+        return self._kept is not None
+
+    def add(self, value: Tensor | None) -> None:
         """Add what is held: a number, one for each unit, or for each unit of every sample."""
-        if bool(value.any()):
+        if value is None:
+            return
+        if bool(value[:1].any()) or bool(value.any()):  # the first may do
             self.base = value if self.base is None else self.base + value
 
-    def enter(self, pre: Sender, weight: Tensor, gain: Tensor | None) -> None:
+    def enter(self, pre: Sender, weight: Tensor, gain: Tensor | float) -> None:
         """Add the image of an activity under W, ``(*samples, post, pre)``, or a number."""
-        alpha = 1.0
-        if gain is not None and gain.dim() == 0:
-            alpha = float(gain)
-        elif gain is not None:
-            weight = weight * (gain[:, None] if weight.dim() > 1 else gain)
-        self.images.append((pre, weight, alpha))
+        if isinstance(gain, Tensor):
+            weight, gain = weight * (gain[:, None] if weight.dim() > 1 else gain), 1.0
+        self.images.append((pre, weight, gain))
 
     def into(self, out: Tensor) -> tuple[Operations, Tensor]:
         """Return what writes the sum into a buffer, and where it is then; only a buffer is written.
 
         What is held is where it is, and nothing writes it.
         """
-        total, operations = self.base, list[Callable[[], object]]()
+        total = self.base
         if total is not None and out.numel() <= SMALL:
             total = total.expand_as(out).contiguous()
+        operations = self._entering(total, out)
+        if operations:
+            return operations, out
+        return operations, torch.zeros_like(self.like) if total is None else total.expand_as(out)
+
+    def entering(self, out: Tensor) -> Operations:
+        """Return what writes the sum without what is held, if there is more."""
+        return self._entering(None, out)
+
+    def _entering(self, total: Tensor | None, out: Tensor) -> Operations:
+        operations: Operations = []
         for pre, weight, alpha in self.images:
             operations.append(self._product(total, weight, pre, alpha, out))
             total = out
         for other in self.others:
             operations.append(partial(_addition, total, other, out))
             total = out
-        if total is None:
-            total = torch.zeros_like(self.like)
-        return operations, total if total is out else total.expand_as(self.like)
+        return operations
 
     def coast(self, h: float, steps: int) -> bool:
         """Let an image move by itself, without products, where its sender does; tell if one does.
@@ -134,8 +147,10 @@ class Sum:
         if pre.direct and weight.dim() == 2 and Product.accepts(pre.s, weight):
             return Product(total, weight, alpha, pre.s, out, self.ordered)
         if pre.direct and weight.dim() == 2:
-            whole, beta = (out, 0) if total is None else (total, 1)
             matrix = self.ordered.transposed(weight, pre.s.shape[0])
+            if total is None and alpha == 1:
+                return partial(torch.mm, pre.s, matrix, out=out)
+            whole, beta = (out, 0) if total is None else (total, 1)
             return partial(torch.addmm, whole, pre.s, matrix, beta=beta, alpha=alpha, out=out)
 
         def write() -> None:
@@ -151,9 +166,9 @@ class Sum:
         return write
 
 
-def times(value: Tensor, gain: Tensor | None) -> Tensor:
-    """Return a value times a gain; None is one."""
-    return value if gain is None else value * gain
+def times(value: Tensor, gain: Tensor | float) -> Tensor:
+    """Return a value times a gain."""
+    return value if isinstance(gain, float) and gain == 1.0 else value * gain
 
 
 def _addition(total: Tensor | None, other: Callable[[], Tensor], out: Tensor) -> None:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 import ctsigprop as ct
 from ctsigprop.errors import IntegrationError
 from ctsigprop.signals import Constant
+from ctsigprop.solvers import inplace
 from ctsigprop.solvers.explicit.held import HeldSteps
-from ctsigprop.solvers.native import paths
+from ctsigprop.solvers.native import paths, relaxing
 from ctsigprop.solvers.relaxation import Relaxation, Steady
 
 F64 = torch.float64
@@ -98,7 +99,8 @@ def test_a_march_is_eulers_method_on_the_system(batch, data):
     system, inputs, state = draw(data, batch)
     t = data.draw(st.sampled_from([0.0, 2.0]), label="t")
     signals = {name: Constant(value) for name, value in inputs.items()}
-    relaxation = Relaxation(system, {}, t, signals)
+    native = data.draw(st.booleans(), label="native")
+    relaxation = Relaxation(system, {}, t, signals, native=native)
     steps = data.draw(st.integers(1, 12), label="steps")
     want = stepped(system, inputs, state, 0.05, steps, t)
     if not all(bool(torch.isfinite(v).all()) for v in want.values()):
@@ -107,6 +109,57 @@ def test_a_march_is_eulers_method_on_the_system(batch, data):
     for name in state:
         torch.testing.assert_close(got[name], want[name], rtol=1e-11, atol=1e-11)
         assert got[name].shape == state[name].shape
+
+
+def layers(native, batch=7, t=0.0):
+    """Return a relaxation of layers with a loop, all alike but for the nudge at the output."""
+    network = ct.sigprop_network([9, 8, 6, 4], onset=1.0, seed=3)
+    generator = torch.Generator().manual_seed(0)
+    state = network.initial_state(batch=(batch,))
+    held = {name: torch.rand(batch, n, generator=generator, dtype=F64) for name, n in SHOWN}
+    inputs = {name: Constant(value) for name, value in held.items()}
+    weights = {n: v for n, v in state.items() if n[0] != "s"}
+    start = {n: torch.rand(v.shape, generator=generator, dtype=F64) for n, v in state.items()}
+    neurons = {n: v for n, v in start.items() if n[0] == "s"}
+    return Relaxation(network, weights, t, inputs, native=native), neurons
+
+
+SHOWN = (("x", 9), ("c", 4))
+
+
+@pytest.mark.parametrize("t", [0.0, 2.0], ids=["free", "nudged"])
+@pytest.mark.parametrize("together", [0, 2**16], ids=["in turn", "together"])
+def test_the_kernel_takes_the_steps_of_torch(monkeypatch, t, together):
+    """Units that move at once, or each when it was heard; with a nudge of their own."""
+    pytest.importorskip("numba")
+    monkeypatch.setattr(relaxing, "TOGETHER", together)
+    calls = []
+    kernel = relaxing.native_steps
+    monkeypatch.setattr(inplace, "native_steps", lambda *a: calls.append(kernel(*a)) or calls[-1])
+    found = []
+    for native in (True, False):
+        relaxation, state = layers(native, t=t)
+        free = relaxation.march(state, 0.1, 3.0)
+        relaxation.move(2.0)
+        found.append([free, relaxation.march(free, 0.1, 1.0)])
+    assert [one is not None for one in calls] == [True, True, False, False]
+    for one, other in zip(*found, strict=True):
+        for name, value in other.items():
+            assert (value - state[name]).abs().max() > 0.01
+            torch.testing.assert_close(one[name], value, rtol=0.0, atol=1e-14)
+
+
+def test_a_net_is_used_again_at_other_times_and_what_it_gave_stays():
+    relaxation, state = layers(native=False)
+    free = relaxation.march(state, 0.1, 3.0)
+    kept = {name: value.clone() for name, value in free.items()}
+    relaxation.move(2.0)
+    held = relaxation.march(free, 0.1, 1.0)
+    fresh, _ = layers(native=False, t=2.0)
+    for name, value in fresh.march(free, 0.1, 1.0).items():
+        assert torch.equal(free[name], kept[name])
+        torch.testing.assert_close(held[name], value, rtol=0.0, atol=1e-14)
+    assert (held["s_y"] - free["s_y"]).abs().max() > 0.01
 
 
 @settings(max_examples=40, deadline=None)
@@ -120,7 +173,7 @@ def test_solve_takes_the_same_steps_either_way(data):
     for path in (True, False):
         with pytest.MonkeyPatch.context() as patch:
             if not path:
-                patch.setattr(HeldSteps, "of", classmethod(lambda _cls, _problem: None))
+                patch.setattr(HeldSteps, "of", classmethod(lambda *_, **_k: None))
             try:
                 run = ct.solve(system, state, times, solver=ct.Euler(dt=0.1), inputs=inputs)
             except IntegrationError as error:
@@ -201,7 +254,7 @@ def test_only_the_stretch_in_which_weights_rest_is_marched(monkeypatch):
     options = {"t": [0.0, 0.5, 2.0], "solver": ct.Euler(dt=0.1), "inputs": {"x": x, "c": c}}
     one = ct.solve(system, y0, **options)
     assert asked == [True, True, False]  # the signal, and with it the rule, begin at 1
-    monkeypatch.setattr(HeldSteps, "of", classmethod(lambda _cls, _problem: None))
+    monkeypatch.setattr(HeldSteps, "of", classmethod(lambda *_, **_k: None))
     other = ct.solve(system, y0, **options)
     assert not torch.equal(one["W_h1_x"][-1], one["W_h1_x"][0])
     for name in y0:
@@ -252,7 +305,7 @@ def test_a_run_that_diverges_says_where():
     for path in (True, False):
         with pytest.MonkeyPatch.context() as patch:
             if not path:
-                patch.setattr(HeldSteps, "of", classmethod(lambda _cls, _problem: None))
+                patch.setattr(HeldSteps, "of", classmethod(lambda *_, **_k: None))
             with pytest.raises(IntegrationError) as error:
                 ct.solve(system, t=[0.0, 5000.0], solver=ct.Euler(dt=0.5), inputs=inputs)
             found.append(error.value)
@@ -273,6 +326,9 @@ def test_what_a_relaxation_used_is_free_when_it_is_let_go(data):
     gc.disable()
     try:
         relaxation.march(state, 0.02, 0.1)
+        relaxation.move(1.0)
+        relaxation.march(state, 0.02, 0.2)
+        del relaxation
         assert gc.collect() == 0
     finally:
         gc.enable()

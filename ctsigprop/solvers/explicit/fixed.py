@@ -94,9 +94,12 @@ class FixedRungeKutta(FixedStep):
         """Fill ``problem.recorder``; return the interpolant where one was asked for."""
         from ctsigprop.solvers.native.paths import run_native  # many modules
 
-        if self.native is not False and run_native(problem, self):
+        native = self.native is not False
+        if native and run_native(problem, self):
             return None
-        return run_fixed(problem, self.tableau, self.dt, self.max_steps, self.low_rank, self.tape)
+        return run_fixed(
+            problem, self.tableau, self.dt, self.max_steps, self.low_rank, self.tape, native=native
+        )
 
 
 @final
@@ -208,6 +211,8 @@ def run_fixed(
     max_steps: int,
     low_rank: bool = True,
     tape: float = TAPE,
+    *,
+    native: bool = True,
 ) -> Callable[[Tensor], State] | None:
     """Integrate with a Runge-Kutta method in fixed steps."""
     pays = low_rank and _plain(problem)
@@ -227,7 +232,7 @@ def run_fixed(
             slopes.append(_slope(problem, times[i], shifted))
         return _shift(state, slopes, tableau.b, h)
 
-    held = HeldSteps.of(problem) if tableau is EULER else None
+    held = HeldSteps.of(problem, native=native) if tableau is EULER else None
     _run(problem, tableau.c[:stages], advance, dt, max_steps, tape, held)
     return None
 

@@ -25,14 +25,16 @@ class HeldSteps:
     ----------
     problem : Problem
         One clock for all samples, no gradients.
+    native : bool
+        Whether a kernel may take the steps.
     """
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem, self.system = problem, problem.system
+    def __init__(self, problem: Problem, *, native: bool) -> None:
+        self.problem, self.system, self.native = problem, problem.system, native
         self.names = [v.name for neuron in self.system.neurons for v in neuron.variables]
 
     @classmethod
-    def of(cls, problem: Problem) -> HeldSteps | None:
+    def of(cls, problem: Problem, *, native: bool) -> HeldSteps | None:
         """Return it for a problem that may have such stretches."""
         system = problem.system
         if torch.is_grad_enabled() or system.delay or not system.currents:
@@ -48,14 +50,15 @@ class HeldSteps:
         signals += [signal for current in system.currents for signal in current.gates()]
         if not all(signal is not None and signal.stepwise for signal in signals):
             return None
-        return cls(problem)
+        return cls(problem, native=native)
 
     def net(self, low: float, high: float, state: State) -> Net | None:
         """Return the neurons in buffers where the weights rest between two times, else None."""
         if not self._rests(low, high):
             return None
         weights = {name: value for name, value in state.items() if name not in self.names}
-        relaxation = Relaxation(self.system, weights, low, self.problem.inputs)
+        inputs, native = self.problem.inputs, self.native
+        relaxation = Relaxation(self.system, weights, low, inputs, native=native)
         self.problem.recorder.statistics.hoisted = relaxation.hoisted
         return relaxation.net({name: state[name] for name in self.names})
 

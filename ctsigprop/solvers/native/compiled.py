@@ -22,11 +22,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ctsigprop.collection import without_collection
 
-__all__ = ["Kernel", "available", "cache_folder", "compiled"]
+__all__ = ["LETTERS", "Kernel", "available", "cache_folder", "compiled"]
 
 FORMAT = b"ctsigprop kernel 1\n"
+
+LETTERS = {torch.float64: "p", torch.float32: "f"}
+"""Types of numbers that kernels know, and how their arguments are told."""
 
 _C = {
     "p": ctypes.c_void_p,

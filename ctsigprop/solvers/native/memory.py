@@ -15,14 +15,11 @@ from ctsigprop.models.synapses import Synapse
 from ctsigprop.signals import Constant, Rhythm
 from ctsigprop.solvers.base import Problem
 from ctsigprop.solvers.native import machine
-from ctsigprop.solvers.native.compiled import Kernel, compiled
+from ctsigprop.solvers.native.compiled import LETTERS, Kernel, compiled
 from ctsigprop.solvers.native.schedule import Range, Schedule
 from ctsigprop.solvers.native.tape import UnfitError
 
-__all__ = ["LETTERS", "Memory"]
-
-LETTERS = {torch.float64: "p", torch.float32: "f"}
-"""The types that the kernel knows."""
+__all__ = ["Memory"]
 
 
 @cache

@@ -19,8 +19,9 @@ from ctsigprop.solvers.explicit.march import EVERY, ROUNDINGS, STRETCH, March
 from ctsigprop.solvers.explicit.onestep import RungeKutta
 from ctsigprop.solvers.explicit.structured import CANCELLED
 from ctsigprop.solvers.explicit.tableaus import Tableau
+from ctsigprop.solvers.native.compiled import LETTERS
 from ctsigprop.solvers.native.equal import equal_steps
-from ctsigprop.solvers.native.memory import LETTERS, Memory
+from ctsigprop.solvers.native.memory import Memory
 from ctsigprop.solvers.native.networks import Network
 from ctsigprop.solvers.native.schedule import (
     REFOLD,

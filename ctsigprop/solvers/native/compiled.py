@@ -219,6 +219,7 @@ def _compile(source: str, name: str, arguments: str, fastmath: tuple[str, ...]) 
             fastmath=set(fastmath),
             no_cpython_wrapper=True,
             no_cfunc_wrapper=True,
+            no_rewrites=True,
             _nrt=False,
         )(namespace[name])
     module = llvm.parse_assembly(function.inspect_llvm(signature.args))

@@ -15,7 +15,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 INLINE = {"error_model": "numpy", "fastmath": {"contract", "arcp"}, "forceinline": True,
-          "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False}
+          "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False, "no_rewrites": True}
 MAGIC = 6755399441055744.0  # 1.5 * 2**52: adding it rounds to an integer, kept in the low bits
 
 
@@ -31,6 +31,21 @@ def number(typing, x):
     def cast(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], ir.DoubleType())
     return types.float64(types.int64), cast
+
+
+def chosen(relation):
+    """Return what takes the first of two numbers if they stand so, else the second, NaN or not."""
+    def choose(typing, a, b):
+        whole = isinstance(a, types.Integer) and isinstance(b, types.Integer)
+        kind = types.int64 if whole else types.float64
+        def select(context, builder, signature, values):
+            compare = builder.icmp_signed if whole else builder.fcmp_ordered
+            return builder.select(compare(relation, *values), *values)
+        return kind(kind, kind), select
+    return intrinsic(choose)
+
+
+larger, smaller = chosen(">"), chosen("<")
 
 
 @njit(**INLINE)
@@ -60,7 +75,7 @@ def reduced(x):
 @njit(**INLINE)
 def within(x):
     """Keep to where the power of two is from 0 to infinity."""
-    return min(max(x, -709.0), 710.0)
+    return smaller(710.0, larger(-709.0, x))
 
 
 @njit(**INLINE)
@@ -147,7 +162,7 @@ def near_exp2(x):
 
 @njit(**INLINE)
 def tanh(x):
-    power, even, odd = halved(2.0 * min(max(x, -20.0), 20.0))
+    power, even, odd = halved(2.0 * smaller(20.0, larger(-20.0, x)))
     more, less = power + 1.0, power - 1.0
     return (odd * more + even * less) / (even * more + odd * less)
 

@@ -192,10 +192,12 @@ def _inside(tableau: Tableau) -> str:
     return ("\n" + 12 * " ").join(lines)
 
 
-def _sum(weights: Sequence[float]) -> str:
+def _sum(weights: Sequence[float], x: str) -> str:
     """Write a sum over stages; the first is the derivative at the start."""
     terms = [
-        f"{weight!r} * x[{_block(s) if s else 'W_F'}]" for s, weight in enumerate(weights) if weight
+        f"{weight!r} * {x}[{_block(s) if s else 'W_F'}]"
+        for s, weight in enumerate(weights)
+        if weight
     ]
     return " + ".join(terms) or "0.0"
 
@@ -214,15 +216,15 @@ def _advance(tableau: Tableau) -> str:
     stages = []
     for s in range(1, tableau.stages):
         stages += [
-            "for c in range(q[SIZE]):",
-            "    for k in range(LANES):",
-            "        x = place(w, c * LANES + k)",
-            f"        x[W_Z] = x[W_Y] + w[W_SIZE + k] * ({_sum(tableau.a[s])})",
+            f"for c{s} in range(q[SIZE]):",
+            f"    for k{s} in range(LANES):",
+            f"        x{s} = place(w, c{s} * LANES + k{s})",
+            f"        x{s}[W_Z] = x{s}[W_Y] + w[W_SIZE + k{s}] * ({_sum(tableau.a[s], f'x{s}')})",
             f"evaluate(field, w, parameters, {tableau.c[s]!r}, {_block(s)}, 0, LANES)",
         ]
     text = ADVANCE.replace("# stages", "\n    ".join(stages))
     text = text.replace("# control", "\n        ".join(_CONTROL.strip().splitlines()))
-    return text.replace("ERROR", _sum(tableau.error))
+    return text.replace("ERROR", _sum(tableau.error, "x_e"))
 
 
 _CONTROL = f"""

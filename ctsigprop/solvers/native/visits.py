@@ -39,77 +39,72 @@ def place(typing, memory, k):
     def lower(context, builder, signature, values):
         return builder.gep(values[0], [values[1]])
     return memory(memory, types.int64), lower
-
-
-@njit(**INLINE)
-def larger(a, b):
-    return a if a > b else b
 """
 
 ADVANCE = """
 def advance(w, q, parameters, atol, field):
     direction, rtol = w[W_DIRECTION], w[W_RTOL]
-    for k in range(LANES):
-        v = place(w, k)
-        t = v[W_T]
-        h = v[W_H]
-        remaining = v[W_TARGET] - t
-        landing = h * STRETCH >= abs(remaining)
-        v[W_SIZE] = remaining if landing else h * direction
-        v[W_LANDING] = 1.0 if landing else 0.0
-        v[W_BEFORE] = t
-        v[W_LARGEST] = 0.0
-        v[W_MEAN] = 0.0
+    for k_b in range(LANES):
+        b = place(w, k_b)
+        before = b[W_T]
+        chosen_before = b[W_H]
+        remaining = b[W_TARGET] - before
+        landing = chosen_before * STRETCH >= abs(remaining)
+        b[W_SIZE] = remaining if landing else chosen_before * direction
+        b[W_LANDING] = 1.0 if landing else 0.0
+        b[W_BEFORE] = before
+        b[W_LARGEST] = 0.0
+        b[W_MEAN] = 0.0
     # stages
     for part in range(q[PARTS]):
         first = FIRST_PART + 3 * part
         start, stop, matrix = q[first], q[first + 1], q[first + 2]
         share = 1.0 / (stop - start)
         if matrix:
-            for k in range(LANES):
-                v = place(w, k)
-                v[W_WHOLE] = 0.0
-                v[W_OTHER] = 0.0
-            for c in range(start, stop):
-                for k in range(LANES):
-                    v = place(w, k)
-                    x = place(w, c * LANES + k)
-                    y, z = x[W_Y], x[W_Z]
-                    v[W_WHOLE] += y * y
-                    v[W_OTHER] += z * z
-            for k in range(LANES):
-                v = place(w, k)
-                v[W_WHOLE] = sqrt(larger(v[W_WHOLE], v[W_OTHER]) * share)
-        for c in range(start, stop):
-            for k in range(LANES):
-                v = place(w, k)
-                x = place(w, c * LANES + k)
-                size = larger(abs(x[W_Y]), abs(x[W_Z]))
-                size = v[W_WHOLE] if matrix else size
-                e = v[W_SIZE] * (ERROR) / (size * rtol + atol[c])
-                v[W_MEAN] += e * e
-        for k in range(LANES):
-            v = place(w, k)
-            v[W_LARGEST] = max(v[W_LARGEST], min(math.inf, v[W_MEAN] * share))
-            v[W_MEAN] = 0.0
+            for k_m in range(LANES):
+                m = place(w, k_m)
+                m[W_WHOLE] = 0.0
+                m[W_OTHER] = 0.0
+            for c_n in range(start, stop):
+                for k_n in range(LANES):
+                    n = place(w, k_n)
+                    x_n = place(w, c_n * LANES + k_n)
+                    y_n, z_n = x_n[W_Y], x_n[W_Z]
+                    n[W_WHOLE] += y_n * y_n
+                    n[W_OTHER] += z_n * z_n
+            for k_r in range(LANES):
+                r = place(w, k_r)
+                r[W_WHOLE] = sqrt(larger(r[W_WHOLE], r[W_OTHER]) * share)
+        for c_e in range(start, stop):
+            for k_e in range(LANES):
+                e = place(w, k_e)
+                x_e = place(w, c_e * LANES + k_e)
+                far = larger(abs(x_e[W_Y]), abs(x_e[W_Z]))
+                scale = (e[W_WHOLE] if matrix else far) * rtol + atol[c_e]
+                ratio = e[W_SIZE] * (ERROR) / scale
+                e[W_MEAN] += ratio * ratio
+        for k_l in range(LANES):
+            l = place(w, k_l)
+            l[W_LARGEST] = larger(smaller(l[W_MEAN] * share, math.inf), l[W_LARGEST])
+            l[W_MEAN] = 0.0
     attend = 0
     for k in range(LANES):
         v = place(w, k)
         # control
     if attend:
-        for c in range(q[SIZE]):
-            for k in range(LANES):
-                x = place(w, c * LANES + k)
-                x[W_O] = x[W_Y]
-                x[W_K] = x[W_F]
-    for c in range(q[SIZE]):
-        for k in range(LANES):
-            v = place(w, k)
-            x = place(w, c * LANES + k)
-            good = v[W_FAILED] == 0.0
-            y, f, z, g = x[W_Y], x[W_F], x[W_Z], x[W_LAST]
-            x[W_Y] = z if good else y
-            x[W_F] = g if good else f
+        for c_o in range(q[SIZE]):
+            for k_o in range(LANES):
+                x_o = place(w, c_o * LANES + k_o)
+                x_o[W_O] = x_o[W_Y]
+                x_o[W_K] = x_o[W_F]
+    for c_g in range(q[SIZE]):
+        for k_g in range(LANES):
+            g = place(w, k_g)
+            x_g = place(w, c_g * LANES + k_g)
+            went = g[W_FAILED] == 0.0
+            y_g, f_g, z_g, end = x_g[W_Y], x_g[W_F], x_g[W_Z], x_g[W_LAST]
+            x_g[W_Y] = z_g if went else y_g
+            x_g[W_F] = end if went else f_g
     return attend
 """
 

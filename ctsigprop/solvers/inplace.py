@@ -116,8 +116,7 @@ class Net:
         """Go to another state, in new buffers: what was seen in the old ones stays."""
         self.s = torch.empty_like(self.r)
         for unit, s in zip(self.units, torch.split(self.s, self._sizes), strict=True):
-            unit.move(s)
-            unit.put(state[unit.name])
+            unit.take(s, state[unit.name])
 
     def view(self) -> State:
         """Return the buffers by variable, as they are now."""
@@ -179,6 +178,8 @@ class Unit:
     """
 
     s: Tensor
+    _hearing: Operations | None
+    _pull: Tensor | None
 
     def __init__(self, net: Net, receiver: Receiver, state: Tensor, r: Tensor) -> None:
         self.net, self.receiver, self.name = net, receiver, receiver.variable
@@ -207,10 +208,11 @@ class Unit:
         alike = self.leak is not None and self.decay.dim() == 0 and self.r is self.buffer
         return float(self.decay) if alike else None
 
-    def move(self, s: Tensor) -> None:
-        """Take another buffer for the state."""
+    def take(self, s: Tensor, values: Tensor) -> None:
+        """Go to another state, in another buffer."""
         self.s = s.view_as(self.buffer)
-        self._hearing: Operations | None = None
+        self._hearing = self._pull = None
+        self.put(values)
 
     def _forget(self) -> None:
         """Hear nothing."""
@@ -220,9 +222,8 @@ class Unit:
         self.bent, self.straight = (Sum(self.buffer, self.net.ordered) for _ in "bs")
         self.pres: list[Unit] = []
         self.r = self.buffer
-        self._hearing = None
         self._heard: list[int] | None = None
-        self._pull: Tensor | None = None
+        self._hearing = self._pull = None
 
     def connect(self, named: Mapping[str, Unit], now: Moment) -> None:
         """Gather what enters, anew; what is held is added up once."""

@@ -111,7 +111,7 @@ def test_loops_take_the_widest_registers():
     codegen = numba.core.registry.cpu_target.target_context.codegen()
     before = codegen._tm
     pointer, whole = numba.types.CPointer(numba.types.float64), numba.types.int64
-    with module._vectorizing(numba):
+    with module._optimizing(numba, 3):
         assert codegen._tm is not before
 
         @numba.njit(whole(pointer, whole), no_cpython_wrapper=True, no_cfunc_wrapper=True)
@@ -121,4 +121,7 @@ def test_loops_take_the_widest_registers():
             return 0
 
     assert codegen._tm is before
+    with module._optimizing(numba, 1):
+        assert numba.core.config.OPT == 1
+    assert numba.core.config.OPT == 3
     assert "<8 x double>" in double.inspect_llvm((pointer, whole))

@@ -97,7 +97,11 @@ class Kernel:
 
 @cache
 def compiled(
-    source: str, name: str, arguments: str, fastmath: tuple[str, ...] = ("contract",)
+    source: str,
+    name: str,
+    arguments: str,
+    fastmath: tuple[str, ...] = ("contract",),
+    effort: int = 3,
 ) -> Kernel:
     """Return the function `name` of the text of a module as machine code.
 
@@ -114,6 +118,8 @@ def compiled(
     fastmath : tuple of str
         What the compiler may do to floating-point numbers, in LLVM's words; by default, to join
         products and sums.
+    effort : int
+        How much LLVM optimises, 1 to 3: less for what takes little of the time.
 
     Raises
     ------
@@ -135,29 +141,29 @@ def compiled(
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    path = cache_folder() / f"{name}-{_key(source, name, arguments, fastmath)}.kernel"
+    path = cache_folder() / f"{name}-{_key(source, name, arguments, fastmath, effort)}.kernel"
     found = _read(path)
     fresh = found is None
     if found is None:
         with without_collection():
-            found = _compile(source, name, arguments, fastmath)
+            found = _compile(source, name, arguments, fastmath, effort)
         _write(path, found)
     try:
         engine, address = _link(found)
     except RuntimeError:  # numba knows where everything is that its code needs
-        engine, address = _link(_compile(source, name, arguments, fastmath))
+        engine, address = _link(_compile(source, name, arguments, fastmath, effort))
     signature = ctypes.CFUNCTYPE(
         ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *(_C[letter] for letter in arguments)
     )
     return Kernel(signature(address), fresh, address, engine)
 
 
-def _key(source: str, name: str, arguments: str, fastmath: tuple[str, ...]) -> str:
+def _key(source: str, name: str, arguments: str, fastmath: tuple[str, ...], effort: int) -> str:
     import llvmlite.binding as llvm
 
     versions = [version("numba"), version("llvmlite"), platform.python_version()]
     cpu = [llvm.get_default_triple(), llvm.get_host_cpu_name(), _features()]
-    parts = [FORMAT.decode(), source, name, arguments, *fastmath, *versions, *cpu]
+    parts = [FORMAT.decode(), source, name, arguments, *fastmath, str(effort), *versions, *cpu]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
@@ -170,13 +176,13 @@ def _features() -> str:
     return features
 
 
-def _machine() -> Any:
+def _machine(effort: int = 3) -> Any:
     import llvmlite.binding as llvm
 
     return llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(),
         features=_features(),
-        opt=3,
+        opt=effort,
         jit=True,
         reloc="default",
         codemodel="jitdefault",
@@ -192,7 +198,9 @@ class _Code:
     code: bytes
 
 
-def _compile(source: str, name: str, arguments: str, fastmath: tuple[str, ...]) -> _Code:
+def _compile(
+    source: str, name: str, arguments: str, fastmath: tuple[str, ...], effort: int
+) -> _Code:
     import llvmlite.binding as llvm
 
     try:
@@ -212,7 +220,7 @@ def _compile(source: str, name: str, arguments: str, fastmath: tuple[str, ...]) 
     signature = types.int64(*(kinds[letter] for letter in arguments))
     namespace: dict[str, Any] = {"__name__": "ctsigprop_kernel"}
     exec(compile(source, f"<{name}>", "exec"), namespace)
-    with _vectorizing(numba):
+    with _optimizing(numba, effort):
         function = njit(
             [signature],
             error_model="numpy",
@@ -226,22 +234,23 @@ def _compile(source: str, name: str, arguments: str, fastmath: tuple[str, ...]) 
     functions = list(module.functions)
     entry = function.overloads[signature.args].fndesc.mangled_name
     needs = [f.name for f in functions if f.is_declaration and not f.name.startswith("llvm.")]
-    return _Code(entry, needs, _machine().emit_object(module))
+    return _Code(entry, needs, _machine(effort).emit_object(module))
 
 
 @contextlib.contextmanager
-def _vectorizing(numba: Any) -> Iterator[None]:
-    """Let numba optimise for our machine, with its wider registers, where it has one of its own."""
-    codegen = numba.core.registry.cpu_target.target_context.codegen()
-    machine = getattr(codegen, "_tm", None)
-    if machine is None:
-        yield
-        return
-    codegen._tm = _machine()
+def _optimizing(numba: Any, effort: int) -> Iterator[None]:
+    """Let numba optimise so much, and for our machine, where it has one of its own."""
+    codegen, config = numba.core.registry.cpu_target.target_context.codegen(), numba.core.config
+    machine, before = getattr(codegen, "_tm", None), config.OPT
+    config.OPT = min(effort, before)
+    if machine is not None:  # its wider registers
+        codegen._tm = _machine()
     try:
         yield
     finally:
-        codegen._tm = machine
+        config.OPT = before
+        if machine is not None:
+            codegen._tm = machine
 
 
 def _link(found: _Code) -> tuple[Any, int]:

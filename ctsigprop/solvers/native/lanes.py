@@ -67,7 +67,7 @@ def ensemble(problem: Problem, solver: AdaptiveMethod) -> str:
         return "the table of held signals would be too large"
     field = compiled(field_source(text), "evaluate", FIELD, FASTMATH)
     turn = compiled(turn_source(solver.tableau), "advance", TURN, FASTMATH)
-    driver = compiled(driver_source(solver.tableau), "drive", DRIVER, FASTMATH)
+    driver = compiled(driver_source(solver.tableau), "drive", DRIVER, FASTMATH, effort=1)
     return "" if _Run(problem, solver, text, (field, turn, driver)).finish() else TROUBLE
 
 

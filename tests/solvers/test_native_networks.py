@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import sys
 
 import pytest
 import torch
@@ -349,6 +350,22 @@ def test_neurons_with_units_and_an_output_of_their_own():
 def test_single_precision():
     system = network(ct.oja(0.1)).to(torch.float32)
     compare(system, solver=ct.Tsit5(rtol=1e-3, atol=1e-5), tol=1e-3)
+
+
+def test_what_has_decayed_is_zero_and_the_processor_is_left_as_it_was():
+    """A trace is halved by each of 140 steps; the least normal number is 2**-126."""
+    rule = text("dw/dt = eta*x*y\nde/dt = -e/tau : 1", initial=1.0, eta=0.01, tau=0.1)
+    system, least = network(rule).float(), sys.float_info.min
+    for flushed in (False, True):
+        torch.set_flush_denormal(flushed)
+        try:
+            run = ct.solve(system, t=[0.0, 6.0, 7.0], solver=ct.Euler(dt=0.05, native=True))
+            assert (least * 0.5 == 0.0) == flushed
+        finally:
+            torch.set_flush_denormal(False)
+        trace = run["e_W_y_x"]
+        assert trace[1].numpy() == pytest.approx(2.0**-120, rel=1e-3)
+        assert (trace[2] == 0.0).all()
 
 
 def test_tolerances_by_variable_first_step_and_inputs_given_to_solve():

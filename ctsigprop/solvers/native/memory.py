@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any, cast, final
@@ -20,6 +21,8 @@ from ctsigprop.solvers.native.schedule import Range, Schedule
 from ctsigprop.solvers.native.tape import UnfitError
 
 __all__ = ["Memory"]
+
+_LEAST = sys.float_info.min
 
 
 @cache
@@ -80,9 +83,18 @@ class Memory:
             self.m[at : at + v.n] = problem.y0[v.name].detach().numpy().reshape(-1)
 
     def call(self, part: Range, times: int = 1) -> None:
-        """Run a part of the instructions."""
+        """Run a part of the instructions.
+
+        What has decayed below the least normal number counts as zero: many processors need a
+        hundred times as long to compute with it.
+        """
         if part[0] < part[1]:
-            self._call(*self._where, part[0], part[1], times)
+            flushed = _LEAST * 0.5 == 0.0
+            torch.set_flush_denormal(True)
+            try:
+                self._call(*self._where, part[0], part[1], times)
+            finally:
+                torch.set_flush_denormal(flushed)
 
     def hold(self, t: float) -> None:
         """Read the signals at a time, and take what depends on them alone."""

@@ -246,9 +246,11 @@ class ContinuousSigprop(CoupledLearner):
 
     def _two_point(self, x: Tensor, free: State, held: State) -> State:
         after, moved = dict(self.weights), dict[tuple[str, float], Tensor]()
-        for synapse in self.synapses:
-            pre0, pre1 = (_activity(self.network, synapse.pre, s, x) for s in (free, held))
-            post0, post1 = (self.network.activity(s, synapse.post) for s in (free, held))
+        synapses = self.synapses
+        names = {name for synapse in synapses for name in (synapse.pre, synapse.post)}
+        ends = {n: [_activity(self.network, n, s, x) for s in (free, held)] for n in names}
+        for synapse in synapses:
+            (pre0, pre1), (post0, post1) = ends[synapse.pre], ends[synapse.post]
             rate = float(rate_of(synapse)) / x.shape[0]
             if (synapse.post, rate) not in moved:
                 moved[synapse.post, rate] = (post1 - post0).mul_(rate).T

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ctsigprop.analyses.readings import matrices
-from ctsigprop.errors import unknown
+from ctsigprop.errors import ConvergenceError, NonFiniteError, unknown
 from ctsigprop.learning.learner import Learner
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def robustness(
     Returns
     -------
     xarray.Dataset
-        ``accuracy`` (level, draw).
+        ``accuracy`` (level, draw), and ``settled``: False where the perturbed network came to no
+        rest. It then answers nothing, and its accuracy is 0.
 
     Raises
     ------
@@ -92,7 +93,8 @@ def robustness(
     levels = list(usual if levels is None else levels)
     _check(perturbation, levels, draws)
     learner.check_presentation(x, labels)
-    generator, found = torch.Generator().manual_seed(seed), np.empty((len(levels), draws))
+    generator, found = torch.Generator().manual_seed(seed), np.zeros((len(levels), draws))
+    settled = np.ones(found.shape, dtype=bool)
     weights = {name: learner.weights[name] for name in matrices(learner)}
     kept = {name: w.clone() for name, w in weights.items()}
     try:
@@ -104,7 +106,11 @@ def robustness(
                 else:
                     for name, w in weights.items():
                         w.copy_(_changed(kept[name], perturbation, level, generator))
-                right = learner.respond(shown).argmax(1) == labels
+                try:
+                    right = learner.respond(shown).argmax(1) == labels
+                except (ConvergenceError, NonFiniteError):  # its loop amplifies
+                    settled[row, draw] = False
+                    continue
                 found[row, draw] = float(right.double().mean())
     finally:
         for name, w in weights.items():
@@ -115,7 +121,8 @@ def robustness(
                 ("level", "draw"),
                 found,
                 {"units": "1", "long_name": "accuracy", "perturbation": perturbation},
-            )
+            ),
+            "settled": (("level", "draw"), settled, {"long_name": "the network came to rest"}),
         },
         coords={
             "level": ("level", levels, {"units": "1", "long_name": text}),

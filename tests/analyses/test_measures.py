@@ -20,6 +20,7 @@ from ctsigprop.analyses.robustness import PERTURBATIONS, robustness
 from ctsigprop.analyses.similarity import cka, procrustes, rsa, similarity
 from ctsigprop.analyses.statistics import activity_statistics, weight_statistics
 from ctsigprop.data import digits
+from ctsigprop.errors import ConvergenceError
 from ctsigprop.learning.catalogue import build
 
 ZEROS = torch.zeros(3, 4)
@@ -289,6 +290,24 @@ def test_strong_perturbations_hurt_more_than_weak_ones(trained, rule, perturbati
     again = robustness(learner, x, labels, perturbation, draws=4)
     assert found.equals(again)
     assert plot_robustness(found).axes[0].get_ylabel() == "accuracy (%)"
+
+
+def test_a_draw_without_a_rest_answers_nothing(trained, monkeypatch):
+    learners, x, labels = trained
+    learner = learners["sigprop-loop"]
+    respond, calls = learner.respond, [0]
+
+    def amplifies(shown):
+        calls[0] += 1
+        if calls[0] == 4:
+            raise ConvergenceError(time=0.0, variable="s_h1", cause="a loop with a gain above 1")
+        return respond(shown)
+
+    monkeypatch.setattr(learner, "respond", amplifies)
+    found = robustness(learner, x, labels, "mismatch", [0.0, 0.1], draws=3)
+    assert found.settled.values.tolist() == [[True] * 3, [False, True, True]]
+    assert found.accuracy[1, 0] == 0.0
+    assert found.accuracy.values[found.settled.values].min() > 0.5
 
 
 def test_the_weights_come_back_after_an_interruption(trained, monkeypatch):

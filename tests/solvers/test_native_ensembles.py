@@ -335,7 +335,9 @@ def test_impulses_and_one_output_time():
 def test_values_of_parameters_need_no_new_kernel(monkeypatch):
     made = []
     compiled = lanes.compiled
-    monkeypatch.setattr(lanes, "compiled", lambda *a: made.append(compiled(*a)) or made[-1])
+    monkeypatch.setattr(
+        lanes, "compiled", lambda *a, **k: made.append(compiled(*a, **k)) or made[-1]
+    )
     for a in (0.7, 0.6):
         system = ct.System(ct.fitzhugh_nagumo(a=a, I=0.4))
         compare(system, starts(system, 5), [0.0, 3.0])

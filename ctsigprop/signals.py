@@ -370,11 +370,16 @@ def as_values(value: Any, name: str) -> Tensor:
         tensor = tensor.to(torch.float64)
     elif not isinstance(value, Tensor):
         tensor = torch.as_tensor(value, dtype=torch.float64)
-    inside = tensor.detach()
-    # a sum is cheaper than a mask, and finite only if every term is
-    if not math.isfinite(float(inside.sum())) and not bool(torch.isfinite(inside).all()):
+    if not all_finite(tensor):
         raise ValueError(f"{name} must be finite; got NaN or an infinity")
     return tensor
+
+
+def all_finite(values: Tensor) -> bool:
+    """Tell whether no value is NaN or infinite."""
+    values = values.detach()
+    # a sum is cheaper than a mask, and finite only if every term is
+    return math.isfinite(float(values.sum())) or bool(torch.isfinite(values).all())
 
 
 def as_times(times: Tensor | list[float]) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from ctsigprop.errors import NonFiniteError
 from ctsigprop.learning.backprop import Loss
 from ctsigprop.learning.layerwise import SGD, LayerRule, Optimizer
 from ctsigprop.models.layers import Layers
+from ctsigprop.signals import all_finite
 
 __all__ = ["SLOPES", "RelaxingRule", "check_count", "one_hot", "output_error"]
 
@@ -93,8 +93,7 @@ class RelaxingRule(LayerRule):
     def check_finite(self, states: Sequence[Tensor], time: float) -> None:
         """Refuse states of the layers that are not finite."""
         for name, state in zip(self.network.names, states, strict=False):
-            # a sum is cheaper than a mask, and finite only if every term is
-            if not math.isfinite(float(state.sum())) and not bool(torch.isfinite(state).all()):
+            if not all_finite(state):
                 raise NonFiniteError(
                     time=time,
                     variable=name,

@@ -178,6 +178,7 @@ class Unit:
     """
 
     s: Tensor
+    decay: Tensor  # of those that leak
     _hearing: Operations | None
     _pull: Tensor | None
 
@@ -216,7 +217,6 @@ class Unit:
 
     def _forget(self) -> None:
         """Hear nothing."""
-        self.decay: Tensor = self.s if self.leak is None else self.leak.decay
         self.height: Tensor | None = None  # None is one
         self.bend: Bend | None = None
         self.bent, self.straight = (Sum(self.buffer, self.net.ordered) for _ in "bs")

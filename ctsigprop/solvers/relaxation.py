@@ -12,13 +12,13 @@ from torch import Tensor
 
 from ctsigprop.errors import ConvergenceError, NonFiniteError
 from ctsigprop.models.inputs import LearningSignal
-from ctsigprop.signals import Constant, Signal
+from ctsigprop.signals import Constant, Signal, all_finite
 from ctsigprop.solvers.anderson import Anderson
 from ctsigprop.solvers.inplace import Net, Receiver, Unit
 from ctsigprop.solvers.options import check_max_steps, check_positive
 from ctsigprop.solvers.products import Ordered
 from ctsigprop.system import System
-from ctsigprop.terms import Current, Moment, Neuron, Population, Source, State
+from ctsigprop.terms import Current, Moment, Population, Source, State
 
 __all__ = ["Relaxation", "Rest", "Steady"]
 
@@ -164,8 +164,8 @@ class Relaxation:
         self.t = torch.tensor(t, dtype=torch.float64)
         moved = self._moved
         for name, receiver in self._receivers.items():
-            own: list[Current | Neuron] = [receiver.neuron, *receiver.others, *receiver.itself]
-            if name not in moved and not all(self._stays(one) for one in own):
+            own = (*receiver.others, *receiver.itself)
+            if not (receiver.neuron.autonomous and all(self._stays(one) for one in own)):
                 moved.add(name)
         moment = self._reading()({})
         for current in self._held:
@@ -178,14 +178,12 @@ class Relaxation:
             if current.post in moved:
                 _add(self._receivers[current.post].held, current.port, self._values[current.name])
 
-    def _stays(self, term: Current | Neuron) -> bool:
-        """Whether a term is the same function of the neurons at every time."""
-        if not term.autonomous or isinstance(term, Neuron):
-            return term.autonomous
-        sources = [self.system.populations[name] for name in term.hears()]
+    def _stays(self, current: Current) -> bool:
+        """Whether a current is the same function of the neurons at every time."""
+        sources = [self.system.populations[name] for name in current.hears()]
         signals = [self.inputs.get(s.name, s.signal) for s in sources if isinstance(s, Source)]
         held = all(isinstance(signal, Constant) for signal in signals)
-        return held and not term.gates()
+        return held and current.autonomous and not current.gates()
 
     @torch.no_grad()
     def net(self, state: State) -> Net:
@@ -273,8 +271,7 @@ class Relaxation:
 
     def _check_finite(self, state: State) -> None:
         for name, values in state.items():
-            # a sum is cheaper than a mask, and finite only if every term is
-            if not math.isfinite(float(values.sum())) and not bool(torch.isfinite(values).all()):
+            if not all_finite(values):
                 index = tuple((~torch.isfinite(values)).nonzero()[0].tolist())
                 raise NonFiniteError(
                     time=float(self.t),

@@ -73,11 +73,9 @@ class Sum:
         """Whether what is held moves, as an image that goes by itself."""
         return self._kept is not None
 
-    def add(self, value: Tensor | None) -> None:
+    def add(self, value: Tensor) -> None:
         """Add what is held: a number, one for each unit, or for each unit of every sample."""
-        if value is None:
-            return
-        if bool(value[:1].any()) or bool(value.any()):  # the first may do
+        if bool(value.any()):
             self.base = value if self.base is None else self.base + value
 
     def enter(self, pre: Sender, weight: Tensor, gain: Tensor | float) -> None:
@@ -94,16 +92,13 @@ class Sum:
         total = self.base
         if total is not None and out.numel() <= SMALL:
             total = total.expand_as(out).contiguous()
-        operations = self._entering(total, out)
+        operations = self.entering(out, total)
         if operations:
             return operations, out
         return operations, torch.zeros_like(self.like) if total is None else total.expand_as(out)
 
-    def entering(self, out: Tensor) -> Operations:
-        """Return what writes the sum without what is held, if there is more."""
-        return self._entering(None, out)
-
-    def _entering(self, total: Tensor | None, out: Tensor) -> Operations:
+    def entering(self, out: Tensor, total: Tensor | None = None) -> Operations:
+        """Return what writes a total and all that enters into a buffer; nothing where none does."""
         operations: Operations = []
         for pre, weight, alpha in self.images:
             operations.append(self._product(total, weight, pre, alpha, out))

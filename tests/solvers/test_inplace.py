@@ -16,7 +16,9 @@ from ctsigprop.signals import Constant
 from ctsigprop.solvers import inplace
 from ctsigprop.solvers.explicit.held import HeldSteps
 from ctsigprop.solvers.native import paths, relaxing
+from ctsigprop.solvers.products import Ordered
 from ctsigprop.solvers.relaxation import Relaxation, Steady
+from ctsigprop.solvers.sums import Sum
 
 F64 = torch.float64
 RHO = ["identity", "relu", "hard", "tanh", "logistic", "softplus", "0.3*tanh(2*u) + 0.1"]
@@ -125,6 +127,14 @@ def layers(native, batch=7, t=0.0):
 
 
 SHOWN = (("x", 9), ("c", 4))
+
+
+def test_what_is_held_may_be_a_number_or_one_for_each_unit():
+    held = Sum(torch.zeros(3, 2, dtype=F64), Ordered())
+    for value in (torch.tensor(2.0, dtype=F64), torch.zeros((), dtype=F64), torch.arange(2.0)):
+        held.add(value)
+    _, total = held.into(torch.empty(3, 2, dtype=F64))
+    assert total.tolist() == [[2.0, 3.0]] * 3
 
 
 @pytest.mark.parametrize("t", [0.0, 2.0], ids=["free", "nudged"])

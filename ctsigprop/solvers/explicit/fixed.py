@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ctsigprop.errors import IntegrationError
+from ctsigprop.signals import all_finite
 from ctsigprop.solvers.base import Problem, Solver, State
 from ctsigprop.solvers.explicit.checkpoints import Checkpoints
 from ctsigprop.solvers.explicit.held import HeldSteps
@@ -360,11 +360,7 @@ def _advance_exponential(
 
 
 def _finite(state: State) -> bool:
-    # a sum is cheaper than a mask, and finite only if every term is
-    return all(
-        math.isfinite(float(y.detach().sum())) or bool(torch.isfinite(y).all())
-        for y in state.values()
-    )
+    return all(all_finite(y) for y in state.values())
 
 
 @torch.no_grad()

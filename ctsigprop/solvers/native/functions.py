@@ -33,7 +33,7 @@ def number(typing, x):
     return types.float64(types.int64), cast
 
 
-def chosen(relation):
+def first_if(relation):
     """Return what takes the first of two numbers if they stand so, else the second, NaN or not."""
     def choose(typing, a, b):
         whole = isinstance(a, types.Integer) and isinstance(b, types.Integer)
@@ -45,7 +45,7 @@ def chosen(relation):
     return intrinsic(choose)
 
 
-larger, smaller = chosen(">"), chosen("<")
+larger, smaller = first_if(">"), first_if("<")
 
 
 @njit(**INLINE)

@@ -105,14 +105,15 @@ class _Call:
 def native_steps(net: Net, h: float, steps: int) -> Operations | None:
     """Return a step of a net by products and the kernel; None where it has no such form, or pay."""
     like = net.s
-    if not net.native:
+    known = like.device.type == "cpu" and like.dtype in LETTERS
+    if not (net.native and known and steps >= LEAST and available()):
         return None
-    if steps < LEAST or like.device.type != "cpu" or like.dtype not in LETTERS or not available():
-        return None
-    found = [_move(unit, h) for unit in net.units]
-    if any(one is None for one in found):
-        return None
-    moves = [one for one in found if one is not None]
+    moves: list[_Move] = []
+    for unit in net.units:
+        move = _move(unit, h)
+        if move is None:
+            return None
+        moves.append(move)
     joined = all(m.joins(moves[0], unit.buffer) for m, unit in zip(moves, net.units, strict=True))
     if joined and like.numel() <= TOGETHER:
         base = None

@@ -4,7 +4,8 @@ While weights rest and inputs are held, a layered network of leaky neurons is
 
     ds/dt = decay·s + height·φ(W r + b) + Σ gain·(W r + b),    r the activities that it hears
 
-and a step costs its products W r, and a few operations in place.
+and a step costs its products W r, and a few operations in place. What is one number, for all units
+and samples, is a float; what is one for each unit, a tensor.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-__all__ = ["Affine", "Bend", "Leak", "Target"]
+__all__ = ["Affine", "Bend", "Leak", "Target", "plain"]
 
 
 @final
@@ -29,15 +30,21 @@ class Affine:
     ----------
     pre : str
         The population.
-    weight : Tensor
+    weight : Tensor or float
         W, ``(*batch, post, pre)``; or a number, which multiplies every unit.
     offset : Tensor or None
         b, ``(*batch, post)`` or ``(post,)``; None is zero.
     """
 
     pre: str
-    weight: Tensor
+    weight: Tensor | float
     offset: Tensor | None = None
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing comes of it."""
+        weight = self.weight
+        return self.offset is None and not (weight if isinstance(weight, float) else weight.any())
 
 
 @final
@@ -51,7 +58,7 @@ class Bend:
         I.
     kind : {"clip", "tanh", "logistic", ""}
         φ; "" is any `function` of I, its shift and its height included.
-    shift, height : Tensor
+    shift, height : Tensor or float
         What is added to I, and what multiplies φ in the derivative.
     low, high : float
         Bounds of "clip".
@@ -59,8 +66,8 @@ class Bend:
 
     port: str
     kind: str
-    shift: Tensor
-    height: Tensor
+    shift: Tensor | float
+    height: Tensor | float
     low: float = -torch.inf
     high: float = torch.inf
     function: Callable[[Tensor], Tensor] | None = None
@@ -90,19 +97,17 @@ class Target:
 
     Attributes
     ----------
-    rate : Tensor
-        A number, or one for each unit; none is zero.
-    rest, shift, height : Tensor or None
-        None is zero, zero and one.
+    rate : Tensor or float
+        None is zero.
+    rest, shift, height : Tensor or float
     gains : mapping of str to Tensor or float
-        Numbers are floats.
     """
 
-    rate: Tensor
-    rest: Tensor | None
+    rate: Tensor | float
+    rest: Tensor | float
     gains: Mapping[str, Tensor | float]
-    shift: Tensor | None
-    height: Tensor | None
+    shift: Tensor | float
+    height: Tensor | float
 
 
 @final
@@ -112,37 +117,36 @@ class Leak:
 
     Attributes
     ----------
-    decay, rest : Tensor
-        Numbers, or one for each unit.
-    gains : mapping of str to Tensor
+    decay, rest : Tensor or float
+    gains : mapping of str to Tensor or float
         Of the ports that enter as they are.
     bend : Bend or None
         The one that does not.
     """
 
-    decay: Tensor
-    rest: Tensor
-    gains: Mapping[str, Tensor]
+    decay: Tensor | float
+    rest: Tensor | float
+    gains: Mapping[str, Tensor | float]
     bend: Bend | None
 
     @cached_property
     def target(self) -> Target | None:
         """Where they go by themselves; None where one does not leak."""
-        return self.target_of(-self.decay) if bool(self.decay.all()) else None
+        return self.target_of(self.decay)
 
-    def target_of(self, rate: Tensor) -> Target:
+    def target_of(self, decay: Tensor | float) -> Target | None:
         """Return where they go if their leak is another."""
-        bend, rest = self.bend, self.rest / rate
-        gains = {port: gain / rate for port, gain in self.gains.items()}
-        shift = height = None
-        if bend is not None:
-            shift = bend.shift if bool(bend.shift.any()) else None
-            height = bend.height / rate
-            height = None if bool((height == 1).all()) else height
-        return Target(
-            rate,
-            rest if bool(rest.any()) else None,
-            {port: float(g) if g.dim() == 0 else g for port, g in gains.items()},
-            shift,
-            height,
-        )
+        if not (decay if isinstance(decay, float) else bool(decay.all())):
+            return None
+        rate, bend = -decay, self.bend
+        gains = {port: plain(gain / rate) for port, gain in self.gains.items()}
+        shift, height = (0.0, 1.0) if bend is None else (bend.shift, plain(bend.height / rate))
+        return Target(rate, plain(self.rest / rate), gains, shift, height)
+
+
+def plain(value: Tensor | float) -> Tensor | float:
+    """Return as a float what is the same number throughout."""
+    if isinstance(value, float) or not value.numel():
+        return value
+    first = float(value.reshape(-1)[0])
+    return first if value.dim() == 0 or bool((value == first).all()) else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -131,7 +132,7 @@ class System(Recorded):
                 rates.update(current.linear(moment))
         return rates
 
-    @property
+    @cached_property
     def autonomous(self) -> bool:
         """Whether all its terms are known to be; the signals need not be constant."""
         return all(term.autonomous for term in (*self.neurons, *self.currents))

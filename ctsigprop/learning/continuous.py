@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -103,8 +102,11 @@ class ContinuousSigprop(CoupledLearner):
         if self.update != "integrated":  # the weights rest while the neurons move
             for synapse in self.synapses:
                 synapse.plasticity[0].gate = Constant(0.0)
+                name = synapse.name  # products take them faster in this order
+                self.weights[name] = self.weights[name].T.contiguous().T
         self._begun = False
         self._shown = {"x": Constant(0.0), "c": Constant(0.0)}
+        self._relaxation: Relaxation | None = None
 
     @property
     def onset(self) -> float:
@@ -186,7 +188,7 @@ class ContinuousSigprop(CoupledLearner):
         still = {n: w if n in matrices else torch.zeros_like(w) for n, w in self.weights.items()}
         context = x.new_zeros(x.shape[0], self.classes)
         if isinstance(self.solver, Steady | Euler):
-            return still | self._relax(self._relaxation(x, context), self._zeros(x), self.onset)
+            return still | self._relax(self._held(x, context), self._zeros(x), self.onset)
         return self._solve(x, context, [0.0, self.onset], still).final
 
     @torch.no_grad()
@@ -198,7 +200,7 @@ class ContinuousSigprop(CoupledLearner):
         at the free state, by finite differences, for N layers of one time constant; 0 without a
         loop. Small changes grow as exp((gain − 1) t/tau): below 1 the free state is stable.
         """
-        relaxation = self._relaxation(x, x.new_zeros(x.shape[0], self.classes))
+        relaxation = self._held(x, x.new_zeros(x.shape[0], self.classes))
         state = relaxation.march(self._zeros(x), 0.6, self.onset)
         step, rest = 1e-3, relaxation.sweep(state)["s_y"]
         columns = []
@@ -227,17 +229,22 @@ class ContinuousSigprop(CoupledLearner):
             run = self._solve(x, context, [0.0, self.onset, self.end])
             free, held = ({k: v[i] for k, v in run.states.items()} for i in (1, 2))
             return free, held
-        relaxation = self._relaxation(x, context)
+        relaxation = self._held(x, context)
         free = self._relax(relaxation, self._zeros(x), self.onset)
         relaxation.move((self.onset + self.end) / 2)
         return free, self._relax(relaxation, free, self.end - self.onset)
 
-    def _relaxation(self, x: Tensor, context: Tensor) -> Relaxation:
+    def _held(self, x: Tensor, context: Tensor) -> Relaxation:
+        """Return the neurons at the beginning of a presentation."""
         self.check_input(x)
-        for name, value in (("x", x), ("c", context)):
-            self._shown[name].value = as_values(value.float(), name)
+        shown = self._shown
+        shown["x"].value, shown["c"].value = as_values(x.float(), "x"), context.float()
         native = getattr(self.solver, "native", None) is not False
-        return Relaxation(self.network, self.weights, 0.0, self._shown, native=native)
+        if self._relaxation is None or self._relaxation.native != native:
+            self._relaxation = Relaxation(self.network, self.weights, 0.0, shown, native=native)
+        else:
+            self._relaxation.hold(self.weights, 0.0, shown)
+        return self._relaxation
 
     def _relax(self, relaxation: Relaxation, state: State, duration: float) -> State:
         if isinstance(self.solver, Steady):
@@ -245,25 +252,19 @@ class ContinuousSigprop(CoupledLearner):
         return relaxation.march(state, self.solver.dt, duration)  # type: ignore[attr-defined]
 
     def _two_point(self, x: Tensor, free: State, held: State) -> State:
-        after, moved = dict(self.weights), dict[tuple[str, float], Tensor]()
-        synapses = self.synapses
-        names = {name for synapse in synapses for name in (synapse.pre, synapse.post)}
-        ends = {n: [_activity(self.network, n, s, x) for s in (free, held)] for n in names}
+        after, synapses = dict(self.weights), self.synapses
+        one = x.new_ones(x.shape[0], 1, dtype=torch.float32)
+        ends = {"x": (x.float(), x.float()), "one": (one, one)}
+        for name in {name for synapse in synapses for name in (synapse.pre, synapse.post)}:
+            if name not in ends:
+                before, now = (self.network.activity(state, name) for state in (free, held))
+                ends[name] = before, now
+        moved = {name: ends[name][1] - ends[name][0] for name in {s.post for s in synapses}}
         for synapse in synapses:
-            (pre0, pre1), (post0, post1) = ends[synapse.pre], ends[synapse.post]
             rate = float(rate_of(synapse)) / x.shape[0]
-            if (synapse.post, rate) not in moved:
-                moved[synapse.post, rate] = (post1 - post0).mul_(rate).T
-            change = torch.mm(moved[synapse.post, rate], pre0)
+            pre, weight = ends[synapse.pre], self.weights[synapse.name]
+            weight = torch.addmm(weight.T, pre[0].T, moved[synapse.post], alpha=rate)
             if self.update == "contrastive":
-                change.addmm_(post1.T, pre1 - pre0, alpha=rate)
-            after[synapse.name] = change.add_(self.weights[synapse.name])
+                weight.addmm_((pre[1] - pre[0]).T, ends[synapse.post][1], alpha=rate)
+            after[synapse.name] = weight.T
         return after
-
-
-def _activity(network: System, name: str, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    if name == "x":
-        return x.float()
-    if name == "one":
-        return x.new_ones(x.shape[0], 1, dtype=torch.float32)
-    return network.activity(dict(state), name)

@@ -121,7 +121,8 @@ class CoupledLearner(Learner):
 
     def _context(self, x: Tensor, labels: Tensor) -> Tensor:
         self.check_presentation(x, labels)
-        return torch.nn.functional.one_hot(labels.long(), self.classes).to(x)
+        shape = x.shape[0], self.classes
+        return x.new_zeros(shape).scatter_(1, labels.long().unsqueeze(1), 1.0)
 
     def _zeros(self, x: Tensor) -> State:
         return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ctsigprop.terms import State
@@ -83,8 +84,9 @@ class Learner(abc.ABC):
                 "a presentation takes x of shape (batch, channels) and labels of shape (batch,), "
                 f"batch >= 1; got {tuple(x.shape)} and {tuple(labels.shape)}"
             )
-        if labels.is_floating_point() or not bool(((labels >= 0) & (labels < self.classes)).all()):
+        low, high = torch.aminmax(labels)
+        if labels.is_floating_point() or int(low) < 0 or int(high) >= self.classes:
             raise ValueError(
                 f"labels must be whole numbers from 0 to {self.classes - 1}; "
-                f"got {labels.dtype} from {labels.min()} to {labels.max()}"
+                f"got {labels.dtype} from {low} to {high}"
             )

@@ -71,7 +71,7 @@ class Input(Current):
         """Return the gain, where it is one number for units of their own."""
         del moment
         gain: Tensor = self.gain
-        return Affine(self.source, gain) if gain.dim() == 0 and self.same else None
+        return Affine(self.source, float(gain)) if gain.dim() == 0 and self.same else None
 
 
 class LearningSignal(Current):
@@ -166,13 +166,15 @@ class LearningSignal(Current):
 
     def affine(self, moment: Moment) -> Affine | None:
         """Return −gate(t) S, and gate(t) S c, of a nudge."""
-        if not self.error or moment.t.dim():
+        value = self.strength if self.gate is None else self.gate(moment.t)
+        if not self.error or (isinstance(value, Tensor) and value.dim()):  # one for each sample
             return None
-        c, level = moment.activity(self.source), self._level(moment)
-        if level is None:
-            return Affine(self.post, c.new_zeros(()))
+        level = float(value)
+        if not level:
+            return Affine(self.post, 0.0)
+        c = moment.activity(self.source)
         if self.identity:
-            return Affine(self.post, -level * c.new_ones(()), level * c)
+            return Affine(self.post, -level, level * c)
         return Affine(self.post, -level * self.weight, level * c @ self.weight.T)
 
     def _level(self, moment: Moment) -> Tensor | float | None:

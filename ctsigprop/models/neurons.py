@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ctsigprop.affine import Bend, Leak
+from ctsigprop.affine import Bend, Leak, plain
 from ctsigprop.equations import Equations
 from ctsigprop.errors import did_you_mean, unknown
 from ctsigprop.quantities import Parameter, Variable
@@ -174,15 +174,14 @@ class TextNeuron(Neuron):
         numbers = [float(v) if v.dim() == 0 else math.nan for v in values.values()]  # NaN: no match
         known = (like.dtype, like.device, *numbers)
         if self._leak is None or self._leak[0] != known:
-            with torch.inference_mode(False):  # it outlives the run
-                self._leak = known, self._evaluated(factors, short, values, like)
+            self._leak = known, self._evaluated(factors, short, values, like)
         return self._leak[1]
 
     def _evaluated(self, factors: Any, short: str, values: State, like: Tensor) -> Leak:
         values[short] = zero = like.new_zeros(())
 
-        def number(factor: Callable[[Tensor, State], Tensor]) -> Tensor:
-            return factor(zero, values).detach().to(like)
+        def number(factor: Callable[[Tensor, State], Tensor]) -> Tensor | float:
+            return plain(factor(zero, values).detach().to(like))
 
         bend, bent = None, factors.bent
         if bent is not None:

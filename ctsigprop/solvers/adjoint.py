@@ -31,7 +31,7 @@ def attach(relaxation: Relaxation, rest: Rest, tensors: Sequence[Tensor]) -> Sta
     relaxation : Relaxation
         f, with the weights and inputs that hold the tensors.
     rest : Rest
-        y*.
+        y*, where it came to rest last.
     tensors : sequence of Tensor
         p, each as it enters f.
 
@@ -54,6 +54,8 @@ class _Implicit(torch.autograd.Function):
         ctx: Any, relaxation: Relaxation, rest: Rest, names: list[str], *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.relaxation, ctx.rest, ctx.names = relaxation, rest, names
+        pulls = relaxation.pulls()
+        ctx.pulls = _rows([pulls[name] for name in names])
         ctx.save_for_backward(*tensors)  # torch notices when one has changed since
         return tuple(rest.state[name].clone() for name in names)
 
@@ -67,7 +69,7 @@ class _Implicit(torch.autograd.Function):
             y = {name: rest.state[name].detach().requires_grad_() for name in names}
             slopes = relaxation.slopes(y)
         f, at = [slopes[name] for name in names], list(y.values())
-        pulls = _rows([rest.pulls[name] for name in names])
+        pulls = ctx.pulls
 
         def product(mu: Tensor) -> Tensor:
             sent = _split(mu * pulls, at)

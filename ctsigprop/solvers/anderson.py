@@ -7,43 +7,56 @@ from torch import Tensor
 
 __all__ = ["Anderson"]
 
-RIDGE = 1e-6  # of the steps' squared lengths, by which they are held apart
+RIDGE = 1e-6  # of the squared length of each step, by which they are held apart
 
 
 class Anderson:
     """Extrapolation of a fixed-point iteration y -> g(y) of each sample from its last sweeps.
 
-    The next y is the mixture of the last g(y) whose residuals r = g(y) − y, mixed alike, are
-    smallest,
+    With residuals r = g(y) − y, and Δ for what changed from one sweep to the next, the next y is
 
-        y = g_n − Σ γ_k (g_n − g_k),    γ least squares of r_n = Σ γ_k (r_n − r_k)
+        y = g_n − Σ γ_k Δg_k,    γ least squares of r_n = Σ γ_k Δr_k
 
     Parameters
     ----------
     depth : int
-        How many sweeps are remembered.
+        How many changes are remembered.
     """
 
-    def __init__(self, depth: int = 5) -> None:
+    def __init__(self, depth: int = 4) -> None:
         self.depth = depth
-        self._residuals: list[Tensor] = []
-        self._values: list[Tensor] = []
+        self._sweeps = 0
+        self._value = torch.empty(0)
 
     def remember(self, y: Tensor, g: Tensor) -> None:
-        """Take note of a sweep, y and g(y), ``(samples, n)``; they are not to be written again."""
-        self._residuals.append(g - y)
-        self._values.append(g)
-        del self._residuals[: -self.depth], self._values[: -self.depth]
+        """Take note of a sweep from y to g(y), ``(samples, n)``; g is not to be written again."""
+        residual = g - y
+        if self._sweeps:  # what is not yet remembered is zero, and has no share
+            place = (self._sweeps - 1) % self.depth
+            torch.sub(residual, self._residual, out=self._rows[place])
+            torch.sub(g, self._value, out=self._changes[:, place])
+        else:
+            self._begin(g)
+        self._residual.copy_(residual)
+        self._value = g
+        self._sweeps += 1
 
     def extrapolate(self) -> Tensor:
         """Return where to go on from, ``(samples, n)``, once a sweep is remembered."""
-        residual, value = self._residuals[-1], self._values[-1]
-        if len(self._values) < 2:
-            return value
-        steps = residual.unsqueeze(-1) - torch.stack(self._residuals[:-1], -1)
-        moves = value.unsqueeze(-1) - torch.stack(self._values[:-1], -1)
-        gram = steps.mT @ steps
-        own = gram.diagonal(dim1=-2, dim2=-1)
-        own += RIDGE * own.sum(-1, keepdim=True) + torch.finfo(gram.dtype).tiny ** 0.5
-        shares = torch.linalg.solve(gram, steps.mT @ residual.unsqueeze(-1))
-        return torch.baddbmm(value.unsqueeze(-1), moves, shares, alpha=-1).squeeze(-1)
+        g = self._value
+        if self._sweeps == 1:
+            return g
+        torch.bmm(self._known, self._known.mT, out=self._products)
+        self._own.mul_(1 + RIDGE).add_(torch.finfo(g.dtype).tiny ** 0.5)
+        shares = torch.linalg.solve_ex(self._gram, self._onto)[0]
+        return torch.baddbmm(g.unsqueeze(-1), self._changes.mT, shares, alpha=-1).squeeze(-1)
+
+    def _begin(self, like: Tensor) -> None:
+        samples, n = like.shape
+        self._known = like.new_zeros(samples, self.depth + 1, n)  # Δr, and r at the end
+        *self._rows, self._residual = self._known.unbind(1)
+        self._changes = like.new_zeros(samples, self.depth, n)
+        self._products = like.new_zeros(samples, self.depth + 1, self.depth + 1)
+        self._gram = self._products[:, :-1, :-1]
+        self._own = self._gram.diagonal(dim1=-2, dim2=-1)
+        self._onto = self._products[:, :-1, -1:]

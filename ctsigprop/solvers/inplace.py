@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ctsigprop.affine import Affine, Bend, Leak, Target
-from ctsigprop.solvers.native.relaxing import native_steps
+from ctsigprop.solvers.native.relaxing import Moves
 from ctsigprop.solvers.products import Ordered
 from ctsigprop.solvers.sums import Operations, Sum, times
 from ctsigprop.terms import Current, Moment, Neuron, State
@@ -58,7 +58,7 @@ class _Entering:
 
 @final
 class Net:
-    """The populations of a relaxation, each with its state in a buffer of its own.
+    """The populations of a relaxation, side by side in buffers that last as long as the net.
 
     They know each other, and the net, by weak references: it is freed as soon as it is let go.
 
@@ -67,13 +67,16 @@ class Net:
     receivers : sequence of Receiver
         The populations in the order of the system.
     state : State
-        Where they are; it is copied.
+        Whose shapes and type the buffers have, and where they are; it is copied.
     moment : callable
         ``moment(state) -> Moment``, with all that currents may read.
-    ordered : Ordered
-        Matrices as products take them.
     native : bool
         Whether a kernel may take the steps.
+
+    Attributes
+    ----------
+    ordered : Ordered
+        Matrices as products take them.
     """
 
     def __init__(
@@ -81,17 +84,21 @@ class Net:
         receivers: Sequence[Receiver],
         state: State,
         moment: Callable[[State], Moment],
-        ordered: Ordered,
         *,
         native: bool = True,
     ) -> None:
-        self._moment, self.ordered, self.native = moment, ordered, native
+        self._moment, self.ordered = moment, Ordered()
         starts = [state[receiver.variable] for receiver in receivers]
         self._sizes = [start.numel() for start in starts]
-        self.r = starts[0].new_empty(sum(self._sizes))
-        rows = zip(receivers, starts, torch.split(self.r, self._sizes), strict=True)
-        self.units = [Unit(proxy(self), one, start, r) for one, start, r in rows]
+        with torch.inference_mode(False):  # they may outlive it
+            self.s, self.r = (starts[0].new_empty(sum(self._sizes)) for _ in "sr")
+        self._moves = None
+        if native and Moves.accepts(self.s):
+            self._moves = Moves(self.s, self.r, self._sizes)
+        parts = zip(receivers, starts, self._split(self.s), self._split(self.r), strict=True)
+        self.units = [Unit(proxy(self), one, start.shape, s, r) for one, start, s, r in parts]
         self._named = {unit.receiver.neuron.name: proxy(unit) for unit in self.units}
+        self._view = {unit.name: unit.s.view(unit.shape) for unit in self.units}
         self.put(state)
         self.connect(self._named)
 
@@ -106,25 +113,32 @@ class Net:
         self._moment = moment
 
     def fits(self, state: State) -> bool:
-        """Tell whether a state is of the shapes and the type of the buffers."""
+        """Tell whether a state is of the shapes and the type of the buffers, and where they are."""
+        s = self.s
         return all(
-            state[unit.name].shape == unit.shape and state[unit.name].dtype == unit.s.dtype
+            state[unit.name].shape == unit.shape
+            and state[unit.name].dtype == s.dtype
+            and state[unit.name].device == s.device
             for unit in self.units
         )
 
     def put(self, state: State) -> None:
-        """Go to another state, in new buffers: what was seen in the old ones stays."""
-        self.s = torch.empty_like(self.r)
-        for unit, s in zip(self.units, torch.split(self.s, self._sizes), strict=True):
-            unit.take(s, state[unit.name])
+        """Go to another state."""
+        torch.cat([state[unit.name].reshape(-1) for unit in self.units], out=self.s)
+        for unit in self.units:
+            unit.version += 1
 
     def view(self) -> State:
         """Return the buffers by variable, as they are now."""
-        return {unit.name: unit.s.view(unit.shape) for unit in self.units}
+        return dict(self._view)
 
     def state(self) -> State:
         """Return copies of the states by variable."""
-        return {name: value.clone() for name, value in self.view().items()}
+        parts = zip(self.units, self._split(self.s.clone()), strict=True)
+        return {unit.name: values.view(unit.shape) for unit, values in parts}
+
+    def _split(self, whole: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(whole, self._sizes)
 
     def moment(self) -> Moment:
         """Return what currents may read now."""
@@ -138,7 +152,9 @@ class Net:
         """Take steps of Euler's method, all populations at once; `tell` the number of each."""
         sums = [one for unit in self.units for one in unit.sums if one.coast(h, steps)]
         self.ordered.expected = steps
-        operations = native_steps(self, h, steps) or [*self._hearing(), *self._moving(h)]
+        operations = None if self._moves is None else self._moves.steps(self.units, h, steps)
+        if operations is None:
+            operations = [*self._hearing(), *self._moving(h)]
         operations += [one for held in sums for one in held.follow()]
         for step in range(steps):
             for operation in operations:
@@ -166,7 +182,7 @@ class Net:
         (share,) = shares if len(shares) == 1 else (None,)
         if share is None:
             return [unit.moving(h) for unit in self.units]
-        return [partial(self.s.lerp_, self.r, self.s.new_tensor(h * share))]
+        return [partial(self.s.lerp_, self.r, h * share)]
 
 
 @final
@@ -177,20 +193,18 @@ class Unit:
     now: u through the bend, v straight. Of others r is the slope, evaluated as it stands.
     """
 
-    s: Tensor
-    decay: Tensor  # of those that leak
-    _hearing: Operations | None
-    _pull: Tensor | None
+    decay: Tensor | float  # of those that leak
+    leak: Leak | None
 
-    def __init__(self, net: Net, receiver: Receiver, state: Tensor, r: Tensor) -> None:
-        self.net, self.receiver, self.name = net, receiver, receiver.variable
-        self.shape = state.shape
-        rows = torch.Size(self.shape[:-1]).numel()
-        self.r = self.buffer = r.view(rows, self.shape[-1])
-        self.direct = receiver.neuron.activity({self.name: state}) is state
-        leak = receiver.neuron.leaky_form(self.r)
-        self.leak = leak if leak is not None and leak.target is not None else None
-        self.version = 0
+    def __init__(
+        self, net: Net, receiver: Receiver, shape: torch.Size, s: Tensor, r: Tensor
+    ) -> None:
+        self.net, self.receiver, self.name, self.shape = net, receiver, receiver.variable, shape
+        rows = torch.Size(shape[:-1]).numel()
+        self.s = s.view(rows, shape[-1])
+        self.r = self.buffer = r.view(rows, shape[-1])
+        self.direct = receiver.neuron.activity({self.name: s}) is s
+        self.version = self.connected = 0
 
     @property
     def sums(self) -> tuple[Sum, Sum]:
@@ -201,48 +215,40 @@ class Unit:
     def coasts(self) -> bool:
         """Whether it hears nothing new, and all its units go there alike."""
         still = self.bend is None and self.straight.still
-        return self.leak is not None and still and self.direct and self.decay.dim() == 0
+        return self.leak is not None and still and self.direct and isinstance(self.decay, float)
 
     @property
     def share(self) -> float | None:
         """The leak, where it is one number and r is in its buffer."""
-        alike = self.leak is not None and self.decay.dim() == 0 and self.r is self.buffer
-        return float(self.decay) if alike else None
-
-    def take(self, s: Tensor, values: Tensor) -> None:
-        """Go to another state, in another buffer."""
-        self.s = s.view_as(self.buffer)
-        self._hearing = self._pull = None
-        self.put(values)
+        alike = self.leak is not None and self.r is self.buffer
+        return self.decay if alike and isinstance(self.decay, float) else None
 
     def _forget(self) -> None:
         """Hear nothing."""
-        self.height: Tensor | None = None  # None is one
+        self.height: Tensor | float = 1.0
         self.bend: Bend | None = None
         self.bent, self.straight = (Sum(self.buffer, self.net.ordered) for _ in "bs")
         self.pres: list[Unit] = []
         self.r = self.buffer
         self._heard: list[int] | None = None
-        self._hearing = self._pull = None
+        self._hearing: Operations | None = None
+        self._pull: Tensor | None = None
 
     def connect(self, named: Mapping[str, Unit], now: Moment) -> None:
         """Gather what enters, anew; what is held is added up once."""
         self._forget()
-        receiver, leak = self.receiver, self.leak
+        self.connected += 1
+        receiver = self.receiver
         self.pres = [named[n] for c in receiver.others for n in c.hears() if n in named]
-        if leak is None:
+        self.leak = leak = receiver.neuron.leaky_form(self.r)
+        target = None if leak is None else leak.target
+        if leak is None or target is None:
+            self.leak = None
             return
         itself = [(current, current.affine(now)) for current in receiver.itself]
-        itself = [(current, affine) for current, affine in itself if not _silent(affine)]
-        decay = leak.decay
-        if all(self._leaks(leak, current, affine) for current, affine in itself):
-            for current, affine in itself:
-                if affine is not None:
-                    decay = decay + leak.gains[current.port] * affine.weight
-        folds = decay is not leak.decay and bool(decay.all())
-        target = leak.target_of(-decay) if folds else leak.target
-        assert target is not None
-        ways = self._ways(leak, target)
+        itself = [(c, affine) for c, affine in itself if affine is None or not affine.silent]
+        folded = self._folded(leak, itself)
+        ways = self._ways(leak, folded or target)
         for port, value in receiver.held.items():
             for way, gain in ways.get(port, ()):
                 way.add(times(self._rows(value), gain))
@@ -254,28 +260,36 @@ class Unit:
                     continue
                 if affine.offset is not None:
                     way.add(times(self._rows(affine.offset), gain))
-                if not (folds and current in receiver.itself):
+                if not (folded and current in receiver.itself):
                     way.enter(named[affine.pre], self._batched(affine.weight), gain)
-        if itself and not folds:
+        if itself and not folded:
             self.pres.append(named[receiver.neuron.name])
         if self.bend is not None and self.bent.still:  # held, it is so once and for all
             known = torch.empty_like(self.s)
             self.bend.into(self.bent.into(self.r)[1], known)()
-            self.straight.add(known if self.height is None else known * self.height)
+            self.straight.add(times(known, self.height))
             self.bend = None
         if self.coasts:
             self.r = self.straight.into(self.buffer)[1]
 
-    def _leaks(self, leak: Leak, current: Current, affine: Affine | None) -> bool:
-        """Whether what a population makes of its own activity is one more leak."""
-        bends = leak.bend is not None and leak.bend.port == current.port
-        plain = affine is not None and affine.weight.dim() == 0 and current.port in leak.gains
-        return self.direct and plain and not bends
+    def _folded(self, leak: Leak, itself: Sequence[tuple[Current, Affine | None]]) -> Target | None:
+        """Return where it goes with what it makes of its own activity as one more leak."""
+        decay = leak.decay
+        for current, affine in itself:
+            port = current.port
+            known = affine is not None and self.direct and port in leak.gains
+            if not known or (leak.bend is not None and leak.bend.port == port):
+                return None
+            assert affine is not None
+            if not isinstance(affine.weight, float):
+                return None
+            decay = decay + leak.gains[port] * affine.weight
+        return leak.target_of(decay) if itself else None
 
     def _ways(self, leak: Leak, target: Target) -> dict[str, list[tuple[Sum, Tensor | float]]]:
         """Return where each port leads, with its gain."""
         self.decay, self.height, self.bend = target.rate, target.height, leak.bend
-        self.straight.base, self.bent.base = target.rest, target.shift
+        self.straight.base, self.bent.base = self._held(target.rest), self._held(target.shift)
         ways: dict[str, list[tuple[Sum, Tensor | float]]] = {}
         for port, gain in target.gains.items():
             ways.setdefault(port, []).append((self.straight, gain))
@@ -300,7 +314,7 @@ class Unit:
         self.r = self.buffer
         first, u = self.bent.into(self.r)
         rest: Operations = []
-        if self.height is not None:
+        if not _one(self.height):
             rest.append(partial(self.r.mul_, self.height))
         if not self.straight.empty:
             parts, v = self.straight.into(torch.empty_like(self.s))
@@ -327,8 +341,7 @@ class Unit:
         """Return what takes a step of Euler's method with what was heard."""
         if self.leak is None:
             return partial(self.s.add_, self.r, alpha=h)
-        share = h * self.decay
-        return partial(self.s.lerp_, self.r, float(share) if share.dim() == 0 else share)
+        return partial(self.s.lerp_, self.r, h * self.decay)
 
     def rest(self) -> None:
         """Go where it rests with what was heard.
@@ -346,7 +359,7 @@ class Unit:
     def pull(self) -> Tensor:
         """Return how far a change of its slope moves each unit."""
         if self.leak is not None:
-            return (1 / self.decay).expand(self.shape)
+            return torch.as_tensor(1 / self.decay).to(self.s).expand(self.shape)
         return (torch.ones_like(self.s) if self._pull is None else self._pull).view(self.shape)
 
     def put(self, values: Tensor) -> None:
@@ -361,8 +374,8 @@ class Unit:
         if self.leak is not None:
             away = torch.sub(self.r, self.s).abs_()
             far = float(away.max())
-            if self.decay.dim() == 0:
-                return far, far * abs(float(self.decay))
+            if isinstance(self.decay, float):
+                return far, far * abs(self.decay)
             return far, float(away.mul_(self.decay.abs()).max())
         far = float((self.r if self._pull is None else self.r * self._pull).abs().max())
         return far, float(self.r.abs().max())
@@ -390,13 +403,18 @@ class Unit:
         value = value.to(self.s)
         return value if value.dim() < 2 else value.expand(self.shape).reshape(self.s.shape)
 
-    def _batched(self, weight: Tensor) -> Tensor:
+    def _held(self, value: Tensor | float) -> Tensor | None:
+        """Return what is held, if it is anything."""
+        if isinstance(value, float):
+            return self.s.new_tensor(value) if value else None
+        return value
+
+    def _batched(self, weight: Tensor | float) -> Tensor | float:
         """Return weights as one matrix, or one for each sample."""
-        if weight.dim() <= 2:
+        if isinstance(weight, float) or weight.dim() <= 2:
             return weight
         return weight.expand(*self.shape[:-1], *weight.shape[-2:]).reshape(-1, *weight.shape[-2:])
 
 
-def _silent(affine: Affine | None) -> bool:
-    """Whether nothing comes of what a population makes of its own activity."""
-    return affine is not None and affine.offset is None and not bool(affine.weight.any())
+def _one(height: Tensor | float) -> bool:
+    return isinstance(height, float) and height == 1.0

@@ -74,6 +74,12 @@ class Ordered:
         self._known: dict[tuple[int, float, int], _Matrix] = {}
         self._turned: dict[int, tuple[Tensor, Tensor]] = {}  # with the matrix, which keeps its id
 
+    def forget(self) -> None:
+        """Let all matrices go: they may change."""
+        self.expected = 0
+        self._known.clear()
+        self._turned.clear()
+
     def matrix(self, weight: Tensor, alpha: float, rows: int) -> Tensor:
         """Return alpha W for oneDNN's products with so many rows."""
         key = (id(weight), alpha, rows)
@@ -92,7 +98,8 @@ class Ordered:
         if found is None:
             worth = rows <= FEW and self.expected >= TURNS
             known = weight.dtype in (torch.float32, torch.float64)
-            if not (worth and known and weight.device.type == "cpu"):
+            pays = worth and known and weight.device.type == "cpu"
+            if not pays or weight.T.is_contiguous():
                 return weight.T
             # numpy turns a matrix in two thirds of torch's time
             turned = torch.from_numpy(np.ascontiguousarray(weight.detach().numpy().T))
@@ -134,9 +141,10 @@ class Product:
     @staticmethod
     def accepts(s: Tensor, weight: Tensor) -> bool:
         """Tell if products of s with W are taken in this way."""
+        if s.shape[0] * weight.numel() < LARGE or not by_onednn():
+            return False
         suited = s.dtype == weight.dtype == torch.float32 and s.device.type == "cpu"
-        suited = suited and s.shape[0] * weight.numel() >= LARGE
-        return suited and bool(torch.backends.mkldnn.enabled) and by_onednn()
+        return suited and bool(torch.backends.mkldnn.enabled)
 
     def __call__(self) -> None:
         """Write it."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,11 +17,13 @@ from ctsigprop.signals import Constant, Signal, all_finite
 from ctsigprop.solvers.anderson import Anderson
 from ctsigprop.solvers.inplace import Net, Receiver, Unit
 from ctsigprop.solvers.options import check_max_steps, check_positive
-from ctsigprop.solvers.products import Ordered
 from ctsigprop.system import System
 from ctsigprop.terms import Current, Moment, Population, Source, State
 
 __all__ = ["Relaxation", "Rest", "Steady"]
+
+SLOW = 0.5
+"""Sweeps that leave more of a change than this are extrapolated from then on."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,9 @@ class Steady:
 
     Each sweep sets every population, in the order of the system, to where it would rest with what
     it then receives (Gauss and Seidel's iteration). A network without loops is there after one
-    sweep; one with a weak loop after a few. What is heard in loops is extrapolated from the sweeps
-    before (Anderson's acceleration), so that loops with strong negative gain settle as well.
+    sweep; one with a weak loop after a few. Where sweeps alone are slow, what is heard in loops is
+    extrapolated from those before (Anderson's acceleration), so that loops with strong negative
+    gain settle as well.
 
     Parameters
     ----------
@@ -76,19 +80,19 @@ class Rest:
         The largest change by which a sweep would still move one.
     sweeps : int
         How many led here.
-    pulls : State
-        How far each neuron is moved by what it receives, a change of its slope: 1/decay.
     """
 
     state: State
     residual: float
     change: float
     sweeps: int
-    pulls: State
 
 
 class Relaxation:
     """The neurons of a system under inputs that are held and weights that rest.
+
+    It can be used again, for other weights and inputs; parameters of the system are then read anew.
+    What it has found is never written again.
 
     Parameters
     ----------
@@ -118,8 +122,7 @@ class Relaxation:
         *,
         native: bool = True,
     ) -> None:
-        self.system, self.weights, self.inputs = system, weights, inputs
-        self._native = native
+        self.system, self.native = system, native
         self._receivers = {neuron.name: Receiver(neuron) for neuron in system.neurons}
         for neuron in system.neurons:
             if len(neuron.variables) != 1:
@@ -147,16 +150,26 @@ class Relaxation:
             for name in current.hears()
             if name in order[k:]
         }
-        self._values: dict[str, Tensor] = {}
-        self._ordered = Ordered()
         self._net: Net | None = None
-        self._moved = set(self._receivers)
-        self.move(t)
+        self.hold(weights, t, inputs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        given = self.system, self.weights, float(self.t), self.inputs
+        return partial(Relaxation, native=self.native), given
 
     @property
     def hoisted(self) -> tuple[str, ...]:
         """The currents that only depend on what is held."""
         return tuple(current.name for current in self._held)
+
+    def hold(self, weights: State, t: float, inputs: Mapping[str, Signal]) -> None:
+        """Go on with other weights and inputs."""
+        self.weights, self.inputs = weights, inputs
+        self._values: dict[str, Tensor] = {}
+        self._moved = set(self._receivers)
+        if self._net is not None:
+            self._net.ordered.forget()
+        self.move(t)
 
     @torch.no_grad()
     def move(self, t: float) -> None:
@@ -165,6 +178,8 @@ class Relaxation:
         moved = self._moved
         for name, receiver in self._receivers.items():
             own = (*receiver.others, *receiver.itself)
+            if name in moved:
+                continue
             if not (receiver.neuron.autonomous and all(self._stays(one) for one in own)):
                 moved.add(name)
         moment = self._reading()({})
@@ -185,7 +200,6 @@ class Relaxation:
         held = all(isinstance(signal, Constant) for signal in signals)
         return held and current.autonomous and not current.gates()
 
-    @torch.no_grad()
     def net(self, state: State) -> Net:
         """Return the neurons in buffers, at a state: for one shape always the same net."""
         reading = self._reading()
@@ -195,7 +209,7 @@ class Relaxation:
             self._net.connect(self._moved)
         else:
             receivers = list(self._receivers.values())
-            self._net = Net(receivers, state, reading, self._ordered, native=self._native)
+            self._net = Net(receivers, state, reading, native=self.native)
         self._moved = set()
         return self._net
 
@@ -205,9 +219,8 @@ class Relaxation:
         steps = max(1, math.ceil(duration / dt - 1e-9))
         net = self.net(state)
         net.march(duration / steps, steps)
-        state = net.view()
-        self._check_finite(state)
-        return state
+        self._check_finite(net)
+        return net.state()
 
     @torch.no_grad()
     def settle(self, state: State, method: Steady) -> Rest:
@@ -220,9 +233,11 @@ class Relaxation:
         """
         net = self.net(state)
         looped = [u for u in net.units if u.name in self._looped or u.leak is None]
-        memory = Anderson()
+        widths = [unit.s.shape[1] for unit in looped]
+        memory: Anderson | None = None
+        last = math.inf
         for sweep in range(1, method.max_sweeps + 1):
-            before = _row(looped) if looped else None
+            before = _row(looped) if memory is not None else None
             for unit in net.units:
                 unit.listen()
                 unit.rest()
@@ -235,16 +250,18 @@ class Relaxation:
                     change, worst = far, unit.name
                 residual = max(residual, fast)
             if change < method.tol:
-                found = net.view()
-                self._check_finite(found)
-                return Rest(found, residual, change, sweep, net.pulls())
-            if before is None:
+                self._check_finite(net)
+                return Rest(net.state(), residual, change, sweep)
+            if memory is None and looped and change > SLOW * last:
+                memory = Anderson()
+            last = change
+            if memory is None or before is None:
                 continue
             memory.remember(before, _row(looped))
-            mixed = torch.split(memory.extrapolate(), [unit.s.shape[1] for unit in looped], 1)
+            mixed = torch.split(memory.extrapolate(), widths, 1)
             for unit, values in zip(looped, mixed, strict=True):
                 unit.put(values)
-        self._check_finite(net.view())
+        self._check_finite(net)
         raise ConvergenceError(
             time=float(self.t),
             variable=worst,
@@ -259,7 +276,12 @@ class Relaxation:
         for unit in net.units:
             unit.hear()
             unit.rest()
-        return net.view()
+        return net.state()
+
+    @torch.no_grad()
+    def pulls(self) -> State:
+        """Return how far a change of its slope moves each neuron where it came to rest: 1/decay."""
+        return {} if self._net is None else self._net.pulls()
 
     def slopes(self, state: State) -> State:
         """Return the derivatives of the neurons, differentiable in all that they read."""
@@ -269,8 +291,10 @@ class Relaxation:
         """Return what all may read now, as a function of the neurons that does not keep this."""
         return partial(_moment, self.weights, self.t, self.system.populations, self.inputs)
 
-    def _check_finite(self, state: State) -> None:
-        for name, values in state.items():
+    def _check_finite(self, net: Net) -> None:
+        if all_finite(net.s):
+            return
+        for name, values in net.view().items():
             if not all_finite(values):
                 index = tuple((~torch.isfinite(values)).nonzero()[0].tolist())
                 raise NonFiniteError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol, final
+from typing import Protocol, TypeGuard, final
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ class Sender(Protocol):
 
     s: Tensor
     r: Tensor
-    decay: Tensor
+    decay: Tensor | float
     direct: bool
 
     @property
@@ -36,6 +36,10 @@ class Sender(Protocol):
 
     def activity(self) -> Tensor:
         """Return its activity, ``(samples, units)``; `direct`: it is the state s itself."""
+
+
+Image = tuple[Sender, Tensor | float, float]
+"""A population that is heard, the weights W, and the factor alpha."""
 
 
 @final
@@ -53,9 +57,9 @@ class Sum:
     def __init__(self, like: Tensor, ordered: Ordered) -> None:
         self.like, self.ordered = like, ordered
         self.base: Tensor | None = None
-        self.images: list[tuple[Sender, Tensor, float]] = []
+        self.images: list[Image] = []
         self.others: list[Callable[[], Tensor]] = []
-        self._kept: tuple[Tensor | None, list[tuple[Sender, Tensor, float]]] | None = None
+        self._kept: tuple[Tensor | None, list[Image]] | None = None
         self._aim, self._share = like, 0.0
 
     @property
@@ -78,10 +82,11 @@ class Sum:
         if bool(value.any()):
             self.base = value if self.base is None else self.base + value
 
-    def enter(self, pre: Sender, weight: Tensor, gain: Tensor | float) -> None:
+    def enter(self, pre: Sender, weight: Tensor | float, gain: Tensor | float) -> None:
         """Add the image of an activity under W, ``(*samples, post, pre)``, or a number."""
         if isinstance(gain, Tensor):
-            weight, gain = weight * (gain[:, None] if weight.dim() > 1 else gain), 1.0
+            matrix = isinstance(weight, Tensor) and weight.dim() > 1
+            weight, gain = weight * (gain[:, None] if matrix else gain), 1.0
         self.images.append((pre, weight, gain))
 
     def into(self, out: Tensor) -> tuple[Operations, Tensor]:
@@ -114,7 +119,7 @@ class Sum:
         W s obeys the leak of s, towards W r.
         """
         for k, (pre, weight, alpha) in enumerate(self.images):
-            if pre.coasts and weight.dim() == 2 and steps >= COASTING:
+            if pre.coasts and _plain(weight) and steps >= COASTING:
                 self._kept = self.base, list(self.images)
                 base = torch.zeros_like(self.like) if self.base is None else self.base
                 self._aim = torch.addmm(base, pre.r, weight.T, alpha=alpha)
@@ -136,12 +141,12 @@ class Sum:
             self._kept = None
 
     def _product(
-        self, total: Tensor | None, weight: Tensor, pre: Sender, alpha: float, out: Tensor
+        self, total: Tensor | None, weight: Tensor | float, pre: Sender, alpha: float, out: Tensor
     ) -> Callable[[], object]:
         """Return what writes total + alpha W r into a buffer, which may be the total."""
-        if pre.direct and weight.dim() == 2 and Product.accepts(pre.s, weight):
-            return Product(total, weight, alpha, pre.s, out, self.ordered)
-        if pre.direct and weight.dim() == 2:
+        if pre.direct and _plain(weight):
+            if Product.accepts(pre.s, weight):
+                return Product(total, weight, alpha, pre.s, out, self.ordered)
             matrix = self.ordered.transposed(weight, pre.s.shape[0])
             if total is None and alpha == 1:
                 return partial(torch.mm, pre.s, matrix, out=out)
@@ -150,7 +155,7 @@ class Sum:
 
         def write() -> None:
             r = pre.activity()
-            if weight.dim() <= 1:
+            if isinstance(weight, float) or weight.dim() <= 1:
                 change = r * (weight * alpha)
             elif weight.dim() == 2:
                 change = torch.mm(r, weight.T).mul_(alpha)
@@ -159,6 +164,11 @@ class Sum:
             _addition(total, lambda: change, out)
 
         return write
+
+
+def _plain(weight: Tensor | float) -> TypeGuard[Tensor]:
+    """Whether weights are one matrix for all samples."""
+    return isinstance(weight, Tensor) and weight.dim() == 2
 
 
 def times(value: Tensor, gain: Tensor | float) -> Tensor:

@@ -44,7 +44,7 @@ class HeldSteps:
         filtered = any(v.name[:2] == "z_" for c in system.currents for v in c.variables)
         like = next(iter(problem.y0.values()))
         leaks = (neuron.leaky_form(like) for neuron in system.neurons)
-        if filtered or not all(leak is not None and bool(leak.decay.all()) for leak in leaks):
+        if filtered or not all(leak is not None and leak.target is not None for leak in leaks):
             return None
         signals = [problem.inputs.get(source.name, source.signal) for source in system.sources]
         signals += [signal for current in system.currents for signal in current.gates()]

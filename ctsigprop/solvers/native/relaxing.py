@@ -6,7 +6,8 @@ import ctypes
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -15,10 +16,10 @@ from torch import Tensor
 from ctsigprop.solvers.native.compiled import LETTERS, Kernel, available, compiled
 
 if TYPE_CHECKING:
-    from ctsigprop.solvers.inplace import Net, Unit
+    from ctsigprop.solvers.inplace import Unit
     from ctsigprop.solvers.sums import Operations
 
-__all__ = ["native_steps"]
+__all__ = ["Moves"]
 
 LEAST = 8
 """Steps from which the kernel is worth its call."""
@@ -26,143 +27,165 @@ LEAST = 8
 TOGETHER = 2**16
 """Numbers up to which all units move together: they are still near when the last has heard."""
 
-PLAIN, BASE, BOTH = 0, 1, 2
+PLAIN, BASE, BOTH, HELD = range(4)
 
 SOURCE = """
-def move(s, r, b, v, c, n, kind):
-    low, high, height, share = c[0], c[1], c[2], c[3]
-    if kind == 0:
-        for k0 in range(n):
-            u = r[k0]
-            u = low if u < low else u
-            u = high if u > high else u
-            s[k0] += share * (u - s[k0])
-    elif kind == 1:
-        for k1 in range(n):
-            u = r[k1] + b[k1]
-            u = low if u < low else u
-            u = high if u > high else u
-            s[k1] += share * (u - s[k1])
-    else:
-        for k2 in range(n):
-            u = r[k2] + b[k2]
-            u = low if u < low else u
-            u = high if u > high else u
-            s[k2] += share * (height * u + v[k2] - s[k2])
+def move(s, r, b, v, whole, numbers, first, last):
+    for unit in range(first, last):
+        begin, end, kind = whole[3 * unit], whole[3 * unit + 1], whole[3 * unit + 2]
+        low, high = numbers[4 * unit], numbers[4 * unit + 1]
+        height, share = numbers[4 * unit + 2], numbers[4 * unit + 3]
+        if kind == 0:
+            for k0 in range(begin, end):
+                u = r[k0]
+                u = low if u < low else u
+                u = high if u > high else u
+                s[k0] += share * (u - s[k0])
+        elif kind == 1:
+            for k1 in range(begin, end):
+                u = r[k1] + b[k1]
+                u = low if u < low else u
+                u = high if u > high else u
+                s[k1] += share * (u - s[k1])
+        elif kind == 2:
+            for k2 in range(begin, end):
+                u = r[k2] + b[k2]
+                u = low if u < low else u
+                u = high if u > high else u
+                s[k2] += share * (height * u + v[k2] - s[k2])
+        else:
+            for k3 in range(begin, end):
+                u = b[k3]
+                u = low if u < low else u
+                u = high if u > high else u
+                s[k3] += share * (u - s[k3])
     return 0
 """
-"""s += share·(height·clip(r + b, low, high) + v − s), of n numbers."""
+"""s += share·(height·clip(r + b, low, high) + v − s), for some of the units."""
 
 
 @cache
 def _kernel(letter: str) -> Kernel:
-    return compiled(SOURCE, "move", f"{letter * 5}ii")
-
-
-@dataclass
-class _Move:
-    """A step of some numbers, what writes r before it, and how it is taken; None is zero."""
-
-    entering: Operations
-    s: Tensor
-    r: Tensor
-    base: Tensor | None
-    straight: Tensor | None
-    numbers: tuple[float, float, float, float]  # low, high, height, share
-    live: bool = False  # whether the base moves
-
-    def joins(self, first: _Move, buffer: Tensor) -> bool:
-        """Tell whether it can be one with others, in buffers that lie side by side."""
-        alone = self.live or self.straight is not None or self.r is not buffer
-        return not alone and self.numbers == first.numbers
-
-    def operation(self) -> Callable[[], object]:
-        """Return what takes it."""
-        kind = PLAIN if self.base is None else BASE
-        b, v = self.base, self.straight
-        if v is not None or self.numbers[2] != 1.0:
-            kind = BOTH
-            b, v = (torch.zeros_like(self.r) if one is None else one for one in (b, v))
-        c = self.s.new_tensor(self.numbers)
-        parts = (self.s, self.r, self.r if b is None else b, self.r if v is None else v, c)
-        return _Call(_kernel(LETTERS[self.s.dtype]), parts, self.s.numel(), kind)
+    return compiled(SOURCE, "move", f"{letter * 4}q{letter}ii")
 
 
 @final
-class _Call:
-    """The kernel with what it works on, which it keeps."""
+@dataclass(frozen=True)
+class _Move:
+    """What writes r before a step of a unit, and the numbers of the step."""
 
-    def __init__(self, kernel: Kernel, parts: tuple[Tensor, ...], n: int, kind: int) -> None:
-        self.parts, self.call = parts, kernel.call
-        unused = ctypes.byref(ctypes.c_int64()), ctypes.byref(ctypes.c_void_p())
-        self.arguments = (*unused, *(part.data_ptr() for part in parts), n, kind)
-
-    def __call__(self) -> None:
-        """Take the step."""
-        self.call(*self.arguments)
+    entering: Operations
+    kind: int
+    low: float
+    high: float
+    height: float
+    decay: float
 
 
-def native_steps(net: Net, h: float, steps: int) -> Operations | None:
-    """Return a step of a net by products and the kernel; None where it has no such form, or pay."""
-    like = net.s
-    known = like.device.type == "cpu" and like.dtype in LETTERS
-    if not (net.native and known and steps >= LEAST and available()):
-        return None
-    moves: list[_Move] = []
-    for unit in net.units:
-        move = _move(unit, h)
-        if move is None:
+@final
+class Moves:
+    """Steps of the units of a net by the kernel, in buffers beside those of the net.
+
+    Parameters
+    ----------
+    s, r : Tensor
+        The buffers of the net.
+    sizes : list of int
+        How many numbers each unit has there.
+    """
+
+    def __init__(self, s: Tensor, r: Tensor, sizes: list[int]) -> None:
+        with torch.inference_mode(False):  # they may outlive it
+            self._buffers = s, r, torch.empty_like(r), torch.empty_like(r)
+        self._bases, self._straights = (torch.split(one, sizes) for one in self._buffers[2:])
+        self._spans = [*pairwise(accumulate(sizes, initial=0))]
+        self._known: dict[str, tuple[int, _Move]] = {}
+
+    @staticmethod
+    def accepts(s: Tensor) -> bool:
+        """Tell if there is a kernel for such numbers."""
+        return s.device.type == "cpu" and s.dtype in LETTERS and available()
+
+    def steps(self, units: list[Unit], h: float, steps: int) -> Operations | None:
+        """Return a step by products and the kernel; None where it has no such form, or pay.
+
+        It holds until the next is asked for.
+        """
+        if steps < LEAST:
             return None
-        moves.append(move)
-    joined = all(m.joins(moves[0], unit.buffer) for m, unit in zip(moves, net.units, strict=True))
-    if joined and like.numel() <= TOGETHER:
-        base = None
-        if any(move.base is not None for move in moves):
-            parts = [torch.zeros_like(m.r) if m.base is None else m.base for m in moves]
-            base = torch.cat([part.view(-1) for part in parts])
-        whole = _Move([], net.s, net.r, base, None, moves[0].numbers)
-        return [*(one for move in moves for one in move.entering), whole.operation()]
-    return _in_turn(net.units, moves)
+        moves = [self._move(k, unit) for k, unit in enumerate(units)]
+        found = [move for move in moves if move is not None]
+        if len(found) < len(units):
+            return None
+        s = self._buffers[0]
+        whole = [(*span, move.kind) for span, move in zip(self._spans, found, strict=True)]
+        numbers = [(move.low, move.high, move.height, h * move.decay) for move in found]
+        self._tables = torch.tensor(whole), torch.tensor(numbers, dtype=s.dtype)
+        unused = ctypes.byref(ctypes.c_int64()), ctypes.byref(ctypes.c_void_p())
+        addresses = (part.data_ptr() for part in (*self._buffers, *self._tables))
+        call = partial(_kernel(LETTERS[s.dtype]).call, *unused, *addresses)
+        if s.numel() <= TOGETHER:
+            entering = [one for move in found for one in move.entering]
+            return [*entering, partial(call, 0, len(units))]
+        return _in_turn(units, found, [partial(call, k, k + 1) for k in range(len(units))])
+
+    def _move(self, k: int, unit: Unit) -> _Move | None:
+        """Return what is known of a unit since it was connected, unless what it hears coasts."""
+        connected, known = self._known.get(unit.name, (-1, None))
+        if connected != unit.connected:
+            b, v = (split[k].view_as(unit.s) for split in (self._bases, self._straights))
+            known = _move(unit, b, v)
+            if known is not None and not any(one.coasting for one in unit.sums):
+                self._known[unit.name] = unit.connected, known
+        return known
 
 
-def _in_turn(units: list[Unit], moves: list[_Move]) -> Operations:
+def _in_turn(units: list[Unit], moves: list[_Move], calls: Operations) -> Operations:
     """Return a step in which each unit moves as soon as all that hear it have heard.
 
     The last unit hears first, and what enters a unit is still near when it moves.
     """
     operations: Operations = []
-    waiting = list(zip(units, moves, strict=True))[::-1]
-    heard: list[tuple[Unit, _Move]] = []
+    waiting = list(zip(units, moves, calls, strict=True))[::-1]
+    heard: list[tuple[Unit, Callable[[], object]]] = []
     while waiting:
-        unit, move = waiting.pop(0)
+        unit, move, call = waiting.pop(0)
         operations += move.entering
-        heard.append((unit, move))
-        needed = {pre.name for other, _ in waiting for pre in other.pres}
-        operations += [m.operation() for one, m in heard if one.name not in needed]
-        heard = [(one, m) for one, m in heard if one.name in needed]
+        heard.append((unit, call))
+        needed = {pre.name for other, _, _ in waiting for pre in other.pres}
+        operations += [call for one, call in heard if one.name not in needed]
+        heard = [(one, call) for one, call in heard if one.name in needed]
     return operations
 
 
-def _move(unit: Unit, h: float) -> _Move | None:
-    """Return the step of a unit; None where it has no such form."""
-    bend, straight = unit.bend, None
-    height = None if bend is None else unit.height
-    if unit.leak is None or unit.decay.dim() or (height is not None and height.dim()):
+def _move(unit: Unit, b: Tensor, v: Tensor) -> _Move | None:
+    """Return the step of a unit; None if it has no such form. What is held goes into b and v."""
+    bend, height, decay = unit.bend, unit.height, unit.decay if unit.leak is not None else None
+    if not (isinstance(decay, float) and isinstance(height, float)):
         return None
-    through, low, high = unit.straight, -math.inf, math.inf
+    through, low, high, kind = unit.straight, -math.inf, math.inf, BASE
     if bend is not None:
         if bend.kind != "clip" or not unit.straight.still:
             return None
         through, low, high = unit.bent, bend.low, bend.high
-        straight = _whole(unit.straight.base, unit)
-    entering, base = through.entering(unit.buffer), _whole(through.base, unit)
-    r = unit.buffer
-    if not entering:
-        r, base = torch.zeros_like(r) if base is None else base, None
-    numbers = low, high, 1.0 if height is None else float(height), h * float(unit.decay)
-    return _Move(entering, unit.s, r, base, straight, numbers, through.coasting)
+        if not unit.straight.empty or height != 1.0:
+            kind = BOTH
+            _hold(v, unit.straight.base)
+    entering = through.entering(unit.buffer)
+    if not entering and kind == BOTH:
+        unit.buffer.zero_()
+    elif not entering:
+        kind = HELD
+    elif through.base is None and kind == BASE:
+        return _Move(entering, PLAIN, low, high, height, decay)
+    _hold(b, through.base)
+    if through.coasting:  # it moves, where the kernel reads it
+        through.base = b
+    return _Move(entering, kind, low, high, height, decay)
 
 
-def _whole(value: Tensor | None, unit: Unit) -> Tensor | None:
-    """Return what is held for every unit of every sample."""
-    return None if value is None else value.expand_as(unit.s).contiguous()
+def _hold(buffer: Tensor, value: Tensor | None) -> None:
+    if value is None:
+        buffer.zero_()
+    else:
+        buffer.copy_(value)

@@ -41,11 +41,10 @@ def forward_path(problem: Problem, fast: Collection[str]) -> ForwardPath | None:
         leak = neuron.leaky_form(problem.y0[own[0].name])
         if leak is None:
             return None
-        slowest, fastest = float(leak.decay.max()), float(leak.decay.min())
-        if not slowest == fastest < 0:
+        if not (isinstance(leak.decay, float) and leak.decay < 0):
             return None
         names.add(own[0].name)
-        taus[neuron.name] = -1 / slowest
+        taus[neuron.name] = -1 / leak.decay
     if names != set(fast) or any(current.delay for current in system.currents):
         return None
     above: dict[str, set[str]] = {name: set() for name in taus}

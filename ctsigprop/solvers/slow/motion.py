@@ -26,7 +26,7 @@ from ctsigprop.terms import Moment
 __all__ = ["Motion", "Settled"]
 
 SWEEPS = 200
-MEMORY = 8  # of the extrapolation
+MEMORY = 7  # of the extrapolation
 SLOW_SWEEP = 0.3  # a sweep that leaves more of the residual is extrapolated
 
 

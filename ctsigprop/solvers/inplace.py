@@ -152,15 +152,18 @@ class Net:
         """Take steps of Euler's method, all populations at once; `tell` the number of each."""
         sums = [one for unit in self.units for one in unit.sums if one.coast(h, steps)]
         self.ordered.expected = steps
-        operations = None if self._moves is None else self._moves.steps(self.units, h, steps)
-        if operations is None:
-            operations = [*self._hearing(), *self._moving(h)]
-        operations += [one for held in sums for one in held.follow()]
-        for step in range(steps):
-            for operation in operations:
-                operation()
-            if tell is not None:
-                tell(step)
+        parts = None if self._moves is None else self._moves.steps(self.units, h, steps)
+        if parts is None:
+            parts = [[*self._hearing(), *self._moving(h)]]
+        if sums or tell is not None:  # all wait for each other
+            parts = [[one for part in parts for one in part]]
+        parts[0] += [one for held in sums for one in held.follow()]
+        for operations in parts:
+            for step in range(steps):
+                for operation in operations:
+                    operation()
+                if tell is not None:
+                    tell(step)
         for unit in self.units:
             unit.version += 1
         for one in sums:

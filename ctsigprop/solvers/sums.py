@@ -73,6 +73,12 @@ class Sum:
         return self.still and self.base is None
 
     @property
+    def apart(self) -> bool:
+        """Whether what enters one sample is of that sample alone, with the weights of all."""
+        products = all(pre.direct and _plain(weight) for pre, weight, _ in self.images)
+        return products and not self.others
+
+    @property
     def coasting(self) -> bool:
         """Whether what is held moves, as an image that goes by itself."""
         return self._kept is not None
@@ -102,11 +108,18 @@ class Sum:
             return operations, out
         return operations, torch.zeros_like(self.like) if total is None else total.expand_as(out)
 
-    def entering(self, out: Tensor, total: Tensor | None = None) -> Operations:
-        """Return what writes a total and all that enters into a buffer; nothing where none does."""
+    def entering(
+        self, out: Tensor, total: Tensor | None = None, rows: slice | None = None
+    ) -> Operations:
+        """Return what writes a total and all that enters into a buffer; nothing where none does.
+
+        Of what is `apart`, for some of the samples, if told so.
+        """
         operations: Operations = []
+        if rows is not None:
+            out = out[rows]
         for pre, weight, alpha in self.images:
-            operations.append(self._product(total, weight, pre, alpha, out))
+            operations.append(self._product(total, weight, pre, alpha, out, rows))
             total = out
         for other in self.others:
             operations.append(partial(_addition, total, other, out))
@@ -141,17 +154,24 @@ class Sum:
             self._kept = None
 
     def _product(
-        self, total: Tensor | None, weight: Tensor | float, pre: Sender, alpha: float, out: Tensor
+        self,
+        total: Tensor | None,
+        weight: Tensor | float,
+        pre: Sender,
+        alpha: float,
+        out: Tensor,
+        rows: slice | None = None,
     ) -> Callable[[], object]:
         """Return what writes total + alpha W r into a buffer, which may be the total."""
         if pre.direct and _plain(weight):
-            if Product.accepts(pre.s, weight):
-                return Product(total, weight, alpha, pre.s, out, self.ordered)
-            matrix = self.ordered.transposed(weight, pre.s.shape[0])
+            s = pre.s if rows is None else pre.s[rows]
+            if Product.accepts(s, weight):
+                return Product(total, weight, alpha, s, out, self.ordered)
+            matrix = self.ordered.transposed(weight, s.shape[0])
             if total is None and alpha == 1:
-                return partial(torch.mm, pre.s, matrix, out=out)
+                return partial(torch.mm, s, matrix, out=out)
             whole, beta = (out, 0) if total is None else (total, 1)
-            return partial(torch.addmm, whole, pre.s, matrix, beta=beta, alpha=alpha, out=out)
+            return partial(torch.addmm, whole, s, matrix, beta=beta, alpha=alpha, out=out)
 
         def write() -> None:
             r = pre.activity()

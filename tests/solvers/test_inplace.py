@@ -106,7 +106,9 @@ def test_a_march_is_eulers_method_on_the_system(batch, data):
     want = stepped(system, inputs, state, 0.05, steps, t)
     if not all(bool(torch.isfinite(v).all()) for v in want.values()):
         return
-    got = relaxation.march(state, 0.05, 0.05 * steps)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relaxing, "NEAR", data.draw(st.sampled_from([5, 2**16]), label="near"))
+        got = relaxation.march(state, 0.05, 0.05 * steps)
     for name in state:
         torch.testing.assert_close(got[name], want[name], rtol=1e-11, atol=1e-11)
         assert got[name].shape == state[name].shape
@@ -137,11 +139,11 @@ def test_what_is_held_may_be_a_number_or_one_for_each_unit():
 
 
 @pytest.mark.parametrize("t", [0.0, 2.0], ids=["free", "nudged"])
-@pytest.mark.parametrize("together", [0, 2**16], ids=["in turn", "together"])
-def test_the_kernel_takes_the_steps_of_torch(monkeypatch, t, together):
-    """Units that move at once, or each when it was heard; with a nudge of their own."""
+@pytest.mark.parametrize("near", [1, 40, 2**16], ids=["one by one", "blocks", "together"])
+def test_the_kernel_takes_the_steps_of_torch(monkeypatch, t, near):
+    """All samples at once, or in blocks; with a nudge of their own."""
     pytest.importorskip("numba")
-    monkeypatch.setattr(relaxing, "TOGETHER", together)
+    monkeypatch.setattr(relaxing, "NEAR", near)
     calls = []
     steps = relaxing.Moves.steps
     monkeypatch.setattr(relaxing.Moves, "steps", lambda *a: calls.append(steps(*a)) or calls[-1])
@@ -330,7 +332,7 @@ def test_what_a_relaxation_used_is_free_when_it_is_let_go(data):
     system, inputs, state = draw(data, (3,))
     signals = {name: Constant(value) for name, value in inputs.items()}
     relaxation = Relaxation(system, {}, 0.0, signals)
-    relaxation.march(state, 0.02, 0.1)  # imports what it needs
+    relaxation.march(state, 0.02, 0.2)  # imports and compiles what it needs
     gc.collect()
     gc.disable()
     try:

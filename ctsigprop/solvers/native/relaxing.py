@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import accumulate, pairwise
@@ -24,15 +24,16 @@ __all__ = ["Moves"]
 LEAST = 8
 """Steps from which the kernel is worth its call."""
 
-TOGETHER = 2**16
-"""Numbers up to which all units move together: they are still near when the last has heard."""
+NEAR = 2**16
+"""Numbers of a block of samples: what its units hear stays near until they move."""
 
 PLAIN, BASE, BOTH, HELD = range(4)
 
 SOURCE = """
-def move(s, r, b, v, whole, numbers, first, last):
-    for unit in range(first, last):
-        begin, end, kind = whole[3 * unit], whole[3 * unit + 1], whole[3 * unit + 2]
+def move(s, r, b, v, spans, numbers, block, units):
+    for unit in range(units):
+        row = 3 * (block * units + unit)
+        begin, end, kind = spans[row], spans[row + 1], spans[row + 2]
         low, high = numbers[4 * unit], numbers[4 * unit + 1]
         height, share = numbers[4 * unit + 2], numbers[4 * unit + 3]
         if kind == 0:
@@ -61,7 +62,7 @@ def move(s, r, b, v, whole, numbers, first, last):
                 s[k3] += share * (u - s[k3])
     return 0
 """
-"""s += share·(height·clip(r + b, low, high) + v − s), for some of the units."""
+"""s += share·(height·clip(r + b, low, high) + v − s), for a block of samples of all units."""
 
 
 @cache
@@ -72,9 +73,9 @@ def _kernel(letter: str) -> Kernel:
 @final
 @dataclass(frozen=True)
 class _Move:
-    """What writes r before a step of a unit, and the numbers of the step."""
+    """What writes r before a step of a unit, block after block, and the numbers of the step."""
 
-    entering: Operations
+    entering: list[Operations]
     kind: int
     low: float
     high: float
@@ -98,67 +99,60 @@ class Moves:
         with torch.inference_mode(False):  # they may outlive it
             self._buffers = s, r, torch.empty_like(r), torch.empty_like(r)
         self._bases, self._straights = (torch.split(one, sizes) for one in self._buffers[2:])
-        self._spans = [*pairwise(accumulate(sizes, initial=0))]
-        self._known: dict[str, tuple[int, _Move]] = {}
+        self._begins = [*accumulate(sizes[:-1], initial=0)]
+        self._known: dict[str, tuple[tuple[int, int], _Move]] = {}
 
     @staticmethod
     def accepts(s: Tensor) -> bool:
         """Tell if there is a kernel for such numbers."""
         return s.device.type == "cpu" and s.dtype in LETTERS and available()
 
-    def steps(self, units: list[Unit], h: float, steps: int) -> Operations | None:
+    def steps(self, units: list[Unit], h: float, steps: int) -> list[Operations] | None:
         """Return a step by products and the kernel; None where it has no such form, or pay.
 
-        It holds until the next is asked for.
+        It has a part for each block of samples, which do not wait for each other. It holds until
+        the next is asked for.
         """
         if steps < LEAST:
             return None
-        moves = [self._move(k, unit) for k, unit in enumerate(units)]
+        s = self._buffers[0]
+        rows, apart = units[0].s.shape[0], all(one.apart for unit in units for one in unit.sums)
+        count = min(rows, -(-s.numel() // NEAR)) if apart else 1
+        bounds = [rows * k // count for k in range(count + 1)] if count > 1 else [0, rows]
+        blocks = [*pairwise(bounds)]
+        moves = [self._move(k, unit, blocks) for k, unit in enumerate(units)]
         found = [move for move in moves if move is not None]
         if len(found) < len(units):
             return None
-        s = self._buffers[0]
-        whole = [(*span, move.kind) for span, move in zip(self._spans, found, strict=True)]
+        spans = [
+            (begin + low * unit.s.shape[1], begin + high * unit.s.shape[1], move.kind)
+            for low, high in blocks
+            for begin, unit, move in zip(self._begins, units, found, strict=True)
+        ]
         numbers = [(move.low, move.high, move.height, h * move.decay) for move in found]
-        self._tables = torch.tensor(whole), torch.tensor(numbers, dtype=s.dtype)
+        self._tables = torch.tensor(spans), torch.tensor(numbers, dtype=s.dtype)
         unused = ctypes.byref(ctypes.c_int64()), ctypes.byref(ctypes.c_void_p())
         addresses = (part.data_ptr() for part in (*self._buffers, *self._tables))
         call = partial(_kernel(LETTERS[s.dtype]).call, *unused, *addresses)
-        if s.numel() <= TOGETHER:
-            entering = [one for move in found for one in move.entering]
-            return [*entering, partial(call, 0, len(units))]
-        return _in_turn(units, found, [partial(call, k, k + 1) for k in range(len(units))])
+        return [
+            [*(one for move in found for one in move.entering[k]), partial(call, k, len(units))]
+            for k in range(len(blocks))
+        ]
 
-    def _move(self, k: int, unit: Unit) -> _Move | None:
+    def _move(self, k: int, unit: Unit, blocks: list[tuple[int, int]]) -> _Move | None:
         """Return what is known of a unit since it was connected, unless what it hears coasts."""
-        connected, known = self._known.get(unit.name, (-1, None))
-        if connected != unit.connected:
+        key = unit.connected, len(blocks)
+        before, known = self._known.get(unit.name, (None, None))
+        if before != key:
             b, v = (split[k].view_as(unit.s) for split in (self._bases, self._straights))
-            known = _move(unit, b, v)
+            parts = [slice(*block) for block in blocks] if len(blocks) > 1 else [None]
+            known = _move(unit, b, v, parts)
             if known is not None and not any(one.coasting for one in unit.sums):
-                self._known[unit.name] = unit.connected, known
+                self._known[unit.name] = key, known
         return known
 
 
-def _in_turn(units: list[Unit], moves: list[_Move], calls: Operations) -> Operations:
-    """Return a step in which each unit moves as soon as all that hear it have heard.
-
-    The last unit hears first, and what enters a unit is still near when it moves.
-    """
-    operations: Operations = []
-    waiting = list(zip(units, moves, calls, strict=True))[::-1]
-    heard: list[tuple[Unit, Callable[[], object]]] = []
-    while waiting:
-        unit, move, call = waiting.pop(0)
-        operations += move.entering
-        heard.append((unit, call))
-        needed = {pre.name for other, _, _ in waiting for pre in other.pres}
-        operations += [call for one, call in heard if one.name not in needed]
-        heard = [(one, call) for one, call in heard if one.name in needed]
-    return operations
-
-
-def _move(unit: Unit, b: Tensor, v: Tensor) -> _Move | None:
+def _move(unit: Unit, b: Tensor, v: Tensor, parts: Sequence[slice | None]) -> _Move | None:
     """Return the step of a unit; None if it has no such form. What is held goes into b and v."""
     bend, height, decay = unit.bend, unit.height, unit.decay if unit.leak is not None else None
     if not (isinstance(decay, float) and isinstance(height, float)):
@@ -171,14 +165,15 @@ def _move(unit: Unit, b: Tensor, v: Tensor) -> _Move | None:
         if not unit.straight.empty or height != 1.0:
             kind = BOTH
             _hold(v, unit.straight.base)
-    entering = through.entering(unit.buffer)
-    if not entering and kind == BOTH:
+    entering = [through.entering(unit.buffer, rows=part) for part in parts]
+    if not entering[0] and kind == BOTH:
         unit.buffer.zero_()
-    elif not entering:
+    elif not entering[0]:
         kind = HELD
     elif through.base is None and kind == BASE:
-        return _Move(entering, PLAIN, low, high, height, decay)
-    _hold(b, through.base)
+        kind = PLAIN
+    if kind != PLAIN:
+        _hold(b, through.base)
     if through.coasting:  # it moves, where the kernel reads it
         through.base = b
     return _Move(entering, kind, low, high, height, decay)

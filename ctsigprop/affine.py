@@ -98,7 +98,7 @@ class Target:
     Attributes
     ----------
     rate : Tensor or float
-        None is zero.
+        Zero nowhere.
     rest, shift, height : Tensor or float
     gains : mapping of str to Tensor or float
     """

@@ -253,8 +253,8 @@ class ContinuousSigprop(CoupledLearner):
 
     def _two_point(self, x: Tensor, free: State, held: State) -> State:
         after, synapses = dict(self.weights), self.synapses
-        one = x.new_ones(x.shape[0], 1, dtype=torch.float32)
-        ends = {"x": (x.float(), x.float()), "one": (one, one)}
+        alike = {"x": x.float(), "one": x.new_ones(x.shape[0], 1, dtype=torch.float32)}
+        ends = {name: (value, value) for name, value in alike.items()}
         for name in {name for synapse in synapses for name in (synapse.pre, synapse.post)}:
             if name not in ends:
                 before, now = (self.network.activity(state, name) for state in (free, held))

@@ -149,4 +149,4 @@ class CoupledLearner(Learner):
 def rate_of(synapse: Synapse) -> Tensor:
     """Return the learning rate of a synapse, that of its first rule."""
     eta: Tensor = synapse.plasticity[0].eta
-    return eta
+    return eta.detach()

@@ -70,7 +70,7 @@ class Input(Current):
     def affine(self, moment: Moment) -> Affine | None:
         """Return the gain, where it is one number for units of their own."""
         del moment
-        gain: Tensor = self.gain
+        gain: Tensor = self.gain.detach()
         return Affine(self.source, float(gain)) if gain.dim() == 0 and self.same else None
 
 
@@ -166,10 +166,14 @@ class LearningSignal(Current):
 
     def affine(self, moment: Moment) -> Affine | None:
         """Return −gate(t) S, and gate(t) S c, of a nudge."""
-        value = self.strength if self.gate is None else self.gate(moment.t)
-        if not self.error or (isinstance(value, Tensor) and value.dim()):  # one for each sample
+        if not self.error:
             return None
-        level = float(value)
+        level = self.strength
+        if self.gate is not None:
+            value = self.gate(moment.t).detach()
+            if value.dim():  # one for each sample
+                return None
+            level = float(value)
         if not level:
             return Affine(self.post, 0.0)
         c = moment.activity(self.source)

@@ -171,7 +171,10 @@ class TextNeuron(Neuron):
         if factors is None:
             return None
         values = {symbol: getattr(self, symbol) for symbol in self.specs}
-        numbers = [float(v) if v.dim() == 0 else math.nan for v in values.values()]  # NaN: no match
+        numbers = [
+            float(v.detach()) if v.dim() == 0 else math.nan  # NaN: no match
+            for v in values.values()
+        ]
         known = (like.dtype, like.device, *numbers)
         if self._leak is None or self._leak[0] != known:
             self._leak = known, self._evaluated(factors, short, values, like)

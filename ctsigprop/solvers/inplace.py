@@ -126,7 +126,7 @@ class Net:
         """Go to another state."""
         torch.cat([state[unit.name].reshape(-1) for unit in self.units], out=self.s)
         for unit in self.units:
-            unit.version += 1
+            unit.begin()
 
     def view(self) -> State:
         """Return the buffers by variable, as they are now."""
@@ -208,6 +208,7 @@ class Unit:
         self.r = self.buffer = r.view(rows, shape[-1])
         self.direct = receiver.neuron.activity({self.name: s}) is s
         self.version = self.connected = 0
+        self._pull: Tensor | None = None
 
     @property
     def sums(self) -> tuple[Sum, Sum]:
@@ -235,7 +236,7 @@ class Unit:
         self.r = self.buffer
         self._heard: list[int] | None = None
         self._hearing: Operations | None = None
-        self._pull: Tensor | None = None
+        self._pull = None
 
     def connect(self, named: Mapping[str, Unit], now: Moment) -> None:
         """Gather what enters, anew; what is held is added up once."""
@@ -365,8 +366,13 @@ class Unit:
             return torch.as_tensor(1 / self.decay).to(self.s).expand(self.shape)
         return (torch.ones_like(self.s) if self._pull is None else self._pull).view(self.shape)
 
+    def begin(self) -> None:
+        """Take note that its state is another one, from which to start."""
+        self.version += 1
+        self._pull = None
+
     def put(self, values: Tensor) -> None:
-        """Go to another state."""
+        """Go on at another state."""
         self.version += 1
         self.s.copy_(values.reshape(self.s.shape))
 

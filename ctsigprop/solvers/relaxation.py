@@ -178,9 +178,8 @@ class Relaxation:
         moved = self._moved
         for name, receiver in self._receivers.items():
             own = (*receiver.others, *receiver.itself)
-            if name in moved:
-                continue
-            if not (receiver.neuron.autonomous and all(self._stays(one) for one in own)):
+            stays = name not in moved and receiver.neuron.autonomous
+            if not (stays and all(self._stays(one) for one in own)):
                 moved.add(name)
         moment = self._reading()({})
         for current in self._held:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 import ctsigprop as ct
 from ctsigprop.errors import ConvergenceError
+from ctsigprop.solvers import relaxation
 from ctsigprop.solvers.base import State
 from ctsigprop.train import accuracy
 
@@ -559,3 +561,76 @@ def test_what_was_learned_may_be_differentiated(solver: Any) -> None:
     assert gain.grad is not None
     assert float(gain.grad) > 0
     assert not any(v.is_inference() for v in (outputs, *learner.weights.values()))
+
+
+SOLVERS = [ct.Euler(dt=0.3), ct.Euler(dt=0.3, native=False), ct.Steady(tol=1e-5)]
+
+
+def shown(size: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(size, SIZES[0], generator=generator), torch.arange(size) % SIZES[-1]
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=["native", "steps", "rest"])
+def test_every_presentation_reads_the_network_anew(solver: Any) -> None:
+    """What is kept from one presentation to the next is no number of the network's."""
+    learner = ct.ContinuousSigprop(network(rho="hard"), update="delta", solver=solver)
+    learner.present(*shown(6, 0))
+    before = copy.deepcopy(learner)
+    with torch.no_grad():
+        for current in learner.network.currents:
+            if current.name == "B_h1_y":
+                current.weight.data.mul_(-0.5)  # type: ignore[union-attr]
+        for neuron in learner.network.neurons:
+            neuron.tau.data.mul_(0.8)  # type: ignore[operator, union-attr]
+    learner.scale_rates(3.0)
+    fresh = ct.ContinuousSigprop(
+        copy.deepcopy(learner.network), update="delta", solver=solver, weights=learner.snapshot()
+    )
+    same = copy.deepcopy(learner)
+    for size in (6, 4):
+        samples = shown(size, size)
+        wanted = fresh.present(*samples)
+        for one in (learner, same):
+            torch.testing.assert_close(one.present(*samples), wanted)
+            for name, weight in fresh.weights.items():
+                torch.testing.assert_close(one.weights[name], weight)
+        before.present(*samples)
+    moved = (before.weights["W_h1_x"] - fresh.weights["W_h1_x"]).abs().max()
+    assert float(moved) > 1e-4
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=["native", "steps", "rest"])
+def test_after_an_interruption_a_presentation_begins_anew(
+    solver: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> bool:
+        raise KeyboardInterrupt
+
+    learner, other = (
+        ct.ContinuousSigprop(network(rho="hard"), update="delta", solver=solver) for _ in range(2)
+    )
+    for one in (learner, other):
+        one.present(*shown(6, 0))
+    kept = learner.snapshot()
+    with monkeypatch.context() as patch:
+        patch.setattr(relaxation, "all_finite", interrupt)  # asked when the neurons have moved
+        with pytest.raises(KeyboardInterrupt):
+            learner.present(*shown(6, 1))
+    assert all(learner.weights[name] is weight for name, weight in kept.items())
+    for one in (learner, other):
+        one.present(*shown(6, 2))
+    for name, weight in other.weights.items():
+        assert torch.equal(learner.weights[name], weight)
+
+
+def test_rates_and_time_constants_may_be_learned_elsewhere() -> None:
+    """A parameter that requires a gradient is read as any other; what is learned needs none."""
+    learner = ct.ContinuousSigprop(network(rho="hard"), update="delta", solver=ct.Euler(dt=0.3))
+    other = copy.deepcopy(learner)
+    learner.network.learn("tau", "eta")
+    for one in (learner, other):
+        one.present(*shown(6, 0))
+    for name, weight in other.weights.items():
+        torch.testing.assert_close(learner.weights[name], weight)
+        assert not learner.weights[name].requires_grad

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import subprocess
 import sys
 
@@ -9,7 +11,7 @@ import pytest
 
 from ctsigprop.solvers.native.compiled import available, cache_folder, compiled
 
-pytest.importorskip("numba")
+numba = pytest.importorskip("numba")
 
 SOURCE = """
 import math
@@ -38,8 +40,6 @@ def folder(tmp_path, monkeypatch):
 def build(number):
     """Compile, or load, without the memory of this process."""
     kernel = compiled.__wrapped__(SOURCE.format(number=number), "kernel", "pid")
-    import ctypes
-
     x = (ctypes.c_double * 2)(0.0, 0.0)
     assert kernel(ctypes.addressof(x), 1, 100.0) == 1 + number
     assert list(x) == [0.0, 1.0]
@@ -125,3 +125,31 @@ def test_loops_take_the_widest_registers():
         assert numba.core.config.OPT == 1
     assert numba.core.config.OPT == 3
     assert "<8 x double>" in double.inspect_llvm((pointer, whole))
+
+
+def test_other_functions_of_numba_are_compiled_as_ever(folder):
+    """Before a kernel and after it, with what both need of numba's own."""
+    assert not folder.exists()
+    source = """
+import math
+from numba import njit
+
+@njit
+def inner(x):
+    return math.hypot(x, 1.0) + math.gamma(x)
+
+def kernel(p, n):
+    for k in range(n):
+        p[k] = inner(p[k])
+    return 0
+"""
+
+    def own():
+        return numba.njit(lambda x: math.hypot(x, 1.0) + math.gamma(x))
+
+    before = own()
+    assert before(2.0) == pytest.approx(1 + 5**0.5)
+    values = (ctypes.c_double * 3)(1.0, 2.0, 3.0)
+    compiled.__wrapped__(source, "kernel", "pi")(ctypes.addressof(values), 3)
+    for k in range(3):
+        assert own()(k + 1.0) == before(k + 1.0) == pytest.approx(values[k], rel=1e-15)

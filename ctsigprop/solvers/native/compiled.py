@@ -237,20 +237,47 @@ def _compile(
     return _Code(entry, needs, _machine(effort).emit_object(module))
 
 
+class _Idle:
+    """An engine of numba's that makes no machine code of modules: `_compile` does, of the whole."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine, self._environment = engine, ctypes.c_void_p()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def add_module(self, module: Any) -> None:
+        """Leave it."""
+
+    def finalize_object(self) -> None:
+        """Do nothing."""
+
+    def get_function_address(self, name: str) -> int:
+        """Return none; nothing calls it."""
+        del name
+        return 0
+
+    def get_global_value_address(self, name: str) -> int:
+        """Return where numba may write its environment, which nothing reads."""
+        del name
+        return ctypes.addressof(self._environment)
+
+
 @contextlib.contextmanager
 def _optimizing(numba: Any, effort: int) -> Iterator[None]:
-    """Let numba optimise so much, and for our machine, where it has one of its own."""
+    """Let numba optimise so much, for our machine, and no more, where it has these parts."""
     codegen, config = numba.core.registry.cpu_target.target_context.codegen(), numba.core.config
-    machine, before = getattr(codegen, "_tm", None), config.OPT
+    before, parts = config.OPT, {name: getattr(codegen, name, None) for name in ("_tm", "_engine")}
     config.OPT = min(effort, before)
-    if machine is not None:  # its wider registers
-        codegen._tm = _machine()
+    if all(parts.values()):
+        codegen._tm, codegen._engine = _machine(), _Idle(parts["_engine"])  # its wider registers
     try:
         yield
     finally:
         config.OPT = before
-        if machine is not None:
-            codegen._tm = machine
+        for name, part in parts.items():
+            if part is not None:
+                setattr(codegen, name, part)
 
 
 def _link(found: _Code) -> tuple[Any, int]:

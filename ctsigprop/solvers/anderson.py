@@ -21,30 +21,35 @@ class Anderson:
     ----------
     depth : int
         How many changes are remembered.
+
+    Attributes
+    ----------
+    sweeps : int
+        How many it was told of.
     """
 
-    def __init__(self, depth: int = 4) -> None:
+    def __init__(self, depth: int) -> None:
         self.depth = depth
-        self._sweeps = 0
+        self.sweeps = 0
         self._value = torch.empty(0)
 
     def remember(self, y: Tensor, g: Tensor) -> None:
         """Take note of a sweep from y to g(y), ``(samples, n)``; g is not to be written again."""
         residual = g - y
-        if self._sweeps:  # what is not yet remembered is zero, and has no share
-            place = (self._sweeps - 1) % self.depth
+        if self.sweeps:  # what is not yet remembered is zero, and has no share
+            place = (self.sweeps - 1) % self.depth
             torch.sub(residual, self._residual, out=self._rows[place])
             torch.sub(g, self._value, out=self._changes[:, place])
         else:
             self._begin(g)
         self._residual.copy_(residual)
         self._value = g
-        self._sweeps += 1
+        self.sweeps += 1
 
     def extrapolate(self) -> Tensor:
         """Return where to go on from, ``(samples, n)``, once a sweep is remembered."""
         g = self._value
-        if self._sweeps == 1:
+        if self.sweeps == 1:
             return g
         torch.bmm(self._known, self._known.mT, out=self._products)
         self._own.mul_(1 + RIDGE).add_(torch.finfo(g.dtype).tiny ** 0.5)

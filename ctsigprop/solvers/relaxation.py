@@ -25,6 +25,10 @@ __all__ = ["Relaxation", "Rest", "Steady"]
 SLOW = 0.5
 """Sweeps that leave more of a change than this are extrapolated from then on."""
 
+TRIES, DEPTH = 12, 2
+"""So many sweeps are extrapolated from so many changes before it begins anew, from more of them:
+where units come to their bounds and leave them, an extrapolation may go round in circles."""
+
 
 @dataclass(frozen=True)
 class Steady:
@@ -234,7 +238,7 @@ class Relaxation:
         looped = [u for u in net.units if u.name in self._looped or u.leak is None]
         widths = [unit.s.shape[1] for unit in looped]
         memory: Anderson | None = None
-        last = math.inf
+        last, depth = math.inf, 0
         for sweep in range(1, method.max_sweeps + 1):
             before = _row(looped) if memory is not None else None
             for unit in net.units:
@@ -251,9 +255,11 @@ class Relaxation:
             if change < method.tol:
                 self._check_finite(net)
                 return Rest(net.state(), residual, change, sweep)
-            if memory is None and looped and change > SLOW * last:
-                memory = Anderson()
+            slow = memory is None and change > SLOW * last
             last = change
+            if looped and (slow or (memory is not None and memory.sweeps == TRIES)):
+                depth = min(depth + DEPTH, TRIES)
+                memory = Anderson(depth)
             if memory is None or before is None:
                 continue
             memory.remember(before, _row(looped))

@@ -129,3 +129,18 @@ def test_what_does_not_relax_is_refused():
         Steady(tol=0.0)
     with pytest.raises(ValueError, match="max_steps"):
         Steady(max_sweeps=0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_units_that_come_to_their_bounds_and_leave_them_settle(seed):
+    """Where an extrapolation may go round in circles, it begins anew."""
+    system = ct.sigprop_network([30, 40, 40, 10], rho="hard", strength=2.0, form="loop", seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(20, 30, dtype=F64, generator=generator)
+    weights = {n: v for n, v in system.initial_state().items() if n[:2] != "s_"}
+    start = {n: torch.zeros(20, v.size, dtype=F64) for n, v in _neurons(system).items()}
+    inputs = {"x": Constant(x), "c": Constant(torch.eye(10, dtype=F64)[torch.arange(20) % 10])}
+    relaxation = Relaxation(system, weights, 0.0, inputs)
+    rest = relaxation.settle(start, Steady(tol=1e-9, max_sweeps=200))
+    again = relaxation.sweep(rest.state)
+    assert max(float((again[n] - rest.state[n]).abs().max()) for n in again) < 1e-9

@@ -22,12 +22,12 @@ from ctsigprop.terms import Current, Moment, Population, Source, State
 
 __all__ = ["Relaxation", "Rest", "Steady"]
 
-SLOW = 0.5
-"""Sweeps that leave more of a change than this are extrapolated from then on."""
+WHILE, SLOW = 16, 0.5
+"""Sweeps go on alone as long as so many leave no more of a change than this: where units come to
+their bounds and leave them, an extrapolation may go round in circles."""
 
 TRIES, DEPTH = 12, 2
-"""So many sweeps are extrapolated from so many changes before it begins anew, from more of them:
-where units come to their bounds and leave them, an extrapolation may go round in circles."""
+"""Then so many are extrapolated, from so many changes, before it begins anew, from more of them."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,8 @@ class Relaxation:
         looped = [u for u in net.units if u.name in self._looped or u.leak is None]
         widths = [unit.s.shape[1] for unit in looped]
         memory: Anderson | None = None
-        last, depth = math.inf, 0
+        changes: list[float] = []
+        depth = 0
         for sweep in range(1, method.max_sweeps + 1):
             before = _row(looped) if memory is not None else None
             for unit in net.units:
@@ -255,8 +256,8 @@ class Relaxation:
             if change < method.tol:
                 self._check_finite(net)
                 return Rest(net.state(), residual, change, sweep)
-            slow = memory is None and change > SLOW * last
-            last = change
+            changes.append(change)
+            slow = memory is None and sweep > WHILE and change > SLOW * changes[-1 - WHILE]
             if looped and (slow or (memory is not None and memory.sweeps == TRIES)):
                 depth = min(depth + DEPTH, TRIES)
                 memory = Anderson(depth)

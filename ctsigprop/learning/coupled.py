@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ctsigprop.errors import unknown
 from ctsigprop.learning.learner import Learner
+from ctsigprop.learning.relaxing import one_hot
 from ctsigprop.models.synapses import Synapse
 from ctsigprop.provenance import describe
 from ctsigprop.solution import Solution
@@ -121,8 +122,7 @@ class CoupledLearner(Learner):
 
     def _context(self, x: Tensor, labels: Tensor) -> Tensor:
         self.check_presentation(x, labels)
-        shape = x.shape[0], self.classes
-        return x.new_zeros(shape).scatter_(1, labels.long().unsqueeze(1), 1.0)
+        return one_hot(labels, self.classes, x)
 
     def _zeros(self, x: Tensor) -> State:
         return {

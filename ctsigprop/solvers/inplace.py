@@ -14,7 +14,7 @@ from torch import Tensor
 from ctsigprop.affine import Affine, Bend, Leak, Target
 from ctsigprop.solvers.native.relaxing import Moves
 from ctsigprop.solvers.products import Ordered
-from ctsigprop.solvers.sums import Operations, Sum, times
+from ctsigprop.solvers.sums import Operations, Sum, is_one, times
 from ctsigprop.terms import Current, Moment, Neuron, State
 
 __all__ = ["Net", "Receiver", "Unit"]
@@ -318,7 +318,7 @@ class Unit:
         self.r = self.buffer
         first, u = self.bent.into(self.r)
         rest: Operations = []
-        if not _one(self.height):
+        if not is_one(self.height):
             rest.append(partial(self.r.mul_, self.height))
         if not self.straight.empty:
             parts, v = self.straight.into(torch.empty_like(self.s))
@@ -423,7 +423,3 @@ class Unit:
         if isinstance(weight, float) or weight.dim() <= 2:
             return weight
         return weight.expand(*self.shape[:-1], *weight.shape[-2:]).reshape(-1, *weight.shape[-2:])
-
-
-def _one(height: Tensor | float) -> bool:
-    return isinstance(height, float) and height == 1.0

@@ -287,7 +287,8 @@ class Relaxation:
     @torch.no_grad()
     def pulls(self) -> State:
         """Return how far a change of its slope moves each neuron where it came to rest: 1/decay."""
-        return {} if self._net is None else self._net.pulls()
+        assert self._net is not None
+        return self._net.pulls()
 
     def slopes(self, state: State) -> State:
         """Return the derivatives of the neurons, differentiable in all that they read."""

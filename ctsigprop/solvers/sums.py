@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ctsigprop.solvers.products import Ordered, Product
 
-__all__ = ["Operations", "Sender", "Sum", "times"]
+__all__ = ["Operations", "Sender", "Sum", "is_one", "times"]
 
 Operations = list[Callable[[], object]]
 
@@ -75,7 +75,7 @@ class Sum:
     @property
     def apart(self) -> bool:
         """Whether what enters one sample is of that sample alone, with the weights of all."""
-        products = all(pre.direct and _plain(weight) for pre, weight, _ in self.images)
+        products = all(pre.direct and _matrix(weight) for pre, weight, _ in self.images)
         return products and not self.others
 
     @property
@@ -132,7 +132,7 @@ class Sum:
         W s obeys the leak of s, towards W r.
         """
         for k, (pre, weight, alpha) in enumerate(self.images):
-            if pre.coasts and _plain(weight) and steps >= COASTING:
+            if pre.coasts and _matrix(weight) and steps >= COASTING:
                 self._kept = self.base, list(self.images)
                 base = torch.zeros_like(self.like) if self.base is None else self.base
                 self._aim = torch.addmm(base, pre.r, weight.T, alpha=alpha)
@@ -163,7 +163,7 @@ class Sum:
         rows: slice | None = None,
     ) -> Callable[[], object]:
         """Return what writes total + alpha W r into a buffer, which may be the total."""
-        if pre.direct and _plain(weight):
+        if pre.direct and _matrix(weight):
             s = pre.s if rows is None else pre.s[rows]
             if Product.accepts(s, weight):
                 return Product(total, weight, alpha, s, out, self.ordered)
@@ -186,14 +186,19 @@ class Sum:
         return write
 
 
-def _plain(weight: Tensor | float) -> TypeGuard[Tensor]:
+def _matrix(weight: Tensor | float) -> TypeGuard[Tensor]:
     """Whether weights are one matrix for all samples."""
     return isinstance(weight, Tensor) and weight.dim() == 2
 
 
 def times(value: Tensor, gain: Tensor | float) -> Tensor:
     """Return a value times a gain."""
-    return value if isinstance(gain, float) and gain == 1.0 else value * gain
+    return value if is_one(gain) else value * gain
+
+
+def is_one(gain: Tensor | float) -> bool:
+    """Tell whether a gain changes nothing."""
+    return isinstance(gain, float) and gain == 1.0
 
 
 def _addition(total: Tensor | None, other: Callable[[], Tensor], out: Tensor) -> None:

@@ -27,39 +27,19 @@ LEAST = 8
 NEAR = 2**16
 """Numbers of a block of samples: what its units hear stays near until they move."""
 
-PLAIN, BASE, BOTH, HELD = range(4)
-
 SOURCE = """
 def move(s, r, b, v, spans, numbers, block, units):
     for unit in range(units):
         row = 3 * (block * units + unit)
-        begin, end, kind = spans[row], spans[row + 1], spans[row + 2]
+        begin, end, straight = spans[row], spans[row + 1], spans[row + 2]
         low, high = numbers[4 * unit], numbers[4 * unit + 1]
         height, share = numbers[4 * unit + 2], numbers[4 * unit + 3]
-        if kind == 0:
-            for k0 in range(begin, end):
-                u = r[k0]
-                u = low if u < low else u
-                u = high if u > high else u
-                s[k0] += share * (u - s[k0])
-        elif kind == 1:
-            for k1 in range(begin, end):
-                u = r[k1] + b[k1]
-                u = low if u < low else u
-                u = high if u > high else u
-                s[k1] += share * (u - s[k1])
-        elif kind == 2:
-            for k2 in range(begin, end):
-                u = r[k2] + b[k2]
-                u = low if u < low else u
-                u = high if u > high else u
-                s[k2] += share * (height * u + v[k2] - s[k2])
-        else:
-            for k3 in range(begin, end):
-                u = b[k3]
-                u = low if u < low else u
-                u = high if u > high else u
-                s[k3] += share * (u - s[k3])
+        for k in range(begin, end):
+            u = r[k] + b[k]
+            u = low if u < low else u
+            u = high if u > high else u
+            u = height * u + v[k] if straight else u
+            s[k] += share * (u - s[k])
     return 0
 """
 """s += share·(height·clip(r + b, low, high) + v − s), for a block of samples of all units."""
@@ -76,7 +56,7 @@ class _Move:
     """What writes r before a step of a unit, block after block, and the numbers of the step."""
 
     entering: list[Operations]
-    kind: int
+    straight: bool  # whether anything enters beside the bend, or its height is not one
     low: float
     high: float
     height: float
@@ -117,15 +97,14 @@ class Moves:
             return None
         s = self._buffers[0]
         rows, apart = units[0].s.shape[0], all(one.apart for unit in units for one in unit.sums)
-        count = min(rows, -(-s.numel() // NEAR)) if apart else 1
-        bounds = [rows * k // count for k in range(count + 1)] if count > 1 else [0, rows]
-        blocks = [*pairwise(bounds)]
+        count = max(1, min(rows, -(-s.numel() // NEAR))) if apart else 1
+        blocks = [*pairwise(rows * k // count for k in range(count + 1))]
         moves = [self._move(k, unit, blocks) for k, unit in enumerate(units)]
         found = [move for move in moves if move is not None]
         if len(found) < len(units):
             return None
         spans = [
-            (begin + low * unit.s.shape[1], begin + high * unit.s.shape[1], move.kind)
+            (begin + low * unit.s.shape[1], begin + high * unit.s.shape[1], move.straight)
             for low, high in blocks
             for begin, unit, move in zip(self._begins, units, found, strict=True)
         ]
@@ -157,26 +136,21 @@ def _move(unit: Unit, b: Tensor, v: Tensor, parts: Sequence[slice | None]) -> _M
     bend, height, decay = unit.bend, unit.height, unit.decay if unit.leak is not None else None
     if not (isinstance(decay, float) and isinstance(height, float)):
         return None
-    through, low, high, kind = unit.straight, -math.inf, math.inf, BASE
+    through, low, high, straight = unit.straight, -math.inf, math.inf, False
     if bend is not None:
         if bend.kind != "clip" or not unit.straight.still:
             return None
         through, low, high = unit.bent, bend.low, bend.high
-        if not unit.straight.empty or height != 1.0:
-            kind = BOTH
-            _hold(v, unit.straight.base)
+        straight = not unit.straight.empty or height != 1.0
+    if straight:
+        _hold(v, unit.straight.base)
     entering = [through.entering(unit.buffer, rows=part) for part in parts]
-    if not entering[0] and kind == BOTH:
+    if not entering[0]:
         unit.buffer.zero_()
-    elif not entering[0]:
-        kind = HELD
-    elif through.base is None and kind == BASE:
-        kind = PLAIN
-    if kind != PLAIN:
-        _hold(b, through.base)
+    _hold(b, through.base)
     if through.coasting:  # it moves, where the kernel reads it
         through.base = b
-    return _Move(entering, kind, low, high, height, decay)
+    return _Move(entering, straight, low, high, height, decay)
 
 
 def _hold(buffer: Tensor, value: Tensor | None) -> None:

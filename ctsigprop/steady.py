@@ -167,7 +167,7 @@ def steady_state(
         raise ValueError(f"{error}; fixed_points finds where any system rests") from None
     if method is None:
         single = next(iter(state.values())).dtype == torch.float32
-        method = Steady(tol=1e-5 if single else 1e-10, max_sweeps=1000)
+        method = Steady(tol=1e-5 if single else 1e-10)
     start = {name: state[name].detach() for name in state if name in own}
     rest = relaxation.settle(start, method)
     found = rest.state

@@ -59,11 +59,11 @@ class Steady:
     Examples
     --------
     >>> Steady(tol=1e-6)
-    Steady(tol=1e-06, max_sweeps=100)
+    Steady(tol=1e-06, max_sweeps=1000)
     """
 
     tol: float = 1e-3
-    max_sweeps: int = 100
+    max_sweeps: int = 1000
 
     def __post_init__(self) -> None:
         check_positive("tol", self.tol)

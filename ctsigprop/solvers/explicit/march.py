@@ -108,7 +108,7 @@ class March:
         if self.times.shape[1] > 1 and len(self.y):
             try:
                 if turn is None:
-                    self._begin()
+                    self.begin()
                     turn = 0
                 while self.under_way:
                     turn += 1
@@ -125,7 +125,8 @@ class March:
             return None
         return Interpolant(self.layout, self.y0, self.steps, self.start, self.t, self.sign)
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Take the derivatives at the start, and choose the first steps."""
         self._aim()
         self.f = self._slope(self.t, self.y)
         self.problem.require_finite(self.t, self.f, "the derivative")

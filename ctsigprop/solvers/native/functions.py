@@ -9,9 +9,11 @@ from __future__ import annotations
 __all__ = ["FUNCTIONS"]
 
 FUNCTIONS = '''
+import functools
 import math
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 INLINE = {"error_model": "numpy", "fastmath": {"contract", "arcp"}, "forceinline": True,

@@ -48,7 +48,7 @@ LANES = 64
 FINISHED, FAILED = 1, 2
 """What a driver returns when all orbits have ended, and when one needs another solver."""
 
-DRIVER = "pqpppppppppqii"
+DRIVER = "pqpppppppppppqii"
 TURN = "pqppi"
 FIELD = "ppdiii"
 """The kinds of what the functions take, for `compiled`."""
@@ -65,7 +65,7 @@ INTEGERS = (
     *("rows_apart", "stops_apart", "held_by_stop", "held_by_sample"),
 )
 PER_LANE = ("sample", "row", "pointer", "began", "extra", "in_use")
-OPTIONS = ("direction", "first_step", "rtol")
+OPTIONS = ("direction", "rtol")
 FLOATS = (
     *("t", "h", "target", "low", "high", "recent", "failed", "rejected", "missed", "due"),
     *("least", "size", "landing", "before", "attend"),
@@ -150,14 +150,15 @@ def turn_source(tableau: Tableau) -> str:
 def driver_source(tableau: Tableau) -> str:
     """Return a module whose function ``drive`` steps orbits, until its turns are used.
 
-    Its arguments: floats and integers of `Memory`; initial states ``(samples, size)``; output
-    times; stops, and what the times before each are clamped to from below and from above; held
-    signals; parameters; absolute tolerances; output ``(rows, samples, size)``; how many rows each
-    sample has reached; and the addresses of ``evaluate`` and ``advance``. It returns 0, `FINISHED`
-    or `FAILED`.
+    Its arguments: floats and integers of `Memory`; initial states and their derivatives
+    ``(samples, size)``; the sizes of first steps; output times; stops, and what the times before
+    each are clamped to from below and from above; held signals; parameters; absolute tolerances;
+    output ``(rows, samples, size)``; how many rows each sample has reached; and the addresses of
+    ``evaluate`` and ``advance``. It returns 0, `FINISHED` or `FAILED`.
     """
-    visits = VISITS.replace("# inside", _inside(tableau.closed()))
-    return "\n\n".join([FUNCTIONS, _settings(tableau), CALLS, visits, DRIVE])
+    dense = {_block(s): row for s, row in enumerate(tableau.closed().dense) if any(row)}
+    inside = f"inside = interpolated({dense!r})"
+    return "\n\n".join([FUNCTIONS, _settings(tableau), CALLS, inside, VISITS, DRIVE])
 
 
 def _settings(tableau: Tableau) -> str:
@@ -174,32 +175,9 @@ def _settings(tableau: Tableau) -> str:
     return "\n".join(f"{name} = {value!r}" for name, value in constants.items())
 
 
-def _inside(tableau: Tableau) -> str:
-    """Write the interpolant of one lane's last step at one of its shares."""
-    lines, weights = [], []
-    for s, row in enumerate(tableau.dense):
-        total = "0.0"
-        for b in reversed(row):
-            total = f"theta * ({b!r} + {total})"
-        if any(row):
-            lines.append(f"b{s} = {total}")
-            weights.append(f"b{s} * x[{_block(s)}]")
-    lines += [
-        "for c in range(size):",
-        "    x = place(v, c * LANES)",
-        f"    out[start + c] = x[W_O] + v[W_SIZE] * ({' + '.join(weights)})",
-    ]
-    return ("\n" + 12 * " ").join(lines)
-
-
-def _sum(weights: Sequence[float], x: str) -> str:
-    """Write a sum over stages; the first is the derivative at the start."""
-    terms = [
-        f"{weight!r} * {x}[{_block(s) if s else 'W_F'}]"
-        for s, weight in enumerate(weights)
-        if weight
-    ]
-    return " + ".join(terms) or "0.0"
+def _weights(weights: Sequence[float]) -> dict[int, float]:
+    """Return where the stages lie that have a weight; the first is the derivative at the start."""
+    return {_block(s) if s else MEMORY.blocks["f"]: w for s, w in enumerate(weights) if w}
 
 
 def _block(stage: int) -> int:
@@ -213,18 +191,16 @@ def _advance(tableau: Tableau) -> str:
     lanes to do meanwhile.
     """
     assert tableau.error is not None
-    stages = []
+    sums, stages = [f"weighted_error = weighted({_weights(tableau.error)!r})"], []
     for s in range(1, tableau.stages):
+        sums.append(f"go{s} = stage({_weights(tableau.a[s])!r})")
         stages += [
-            f"for c{s} in range(q[SIZE]):",
-            f"    for k{s} in range(LANES):",
-            f"        x{s} = place(w, c{s} * LANES + k{s})",
-            f"        x{s}[W_Z] = x{s}[W_Y] + w[W_SIZE + k{s}] * ({_sum(tableau.a[s], f'x{s}')})",
+            f"go{s}(w, q[SIZE])",
             f"evaluate(field, w, parameters, {tableau.c[s]!r}, {_block(s)}, 0, LANES)",
         ]
     text = ADVANCE.replace("# stages", "\n    ".join(stages))
     text = text.replace("# control", "\n        ".join(_CONTROL.strip().splitlines()))
-    return text.replace("ERROR", _sum(tableau.error, "x_e"))
+    return "\n".join([*sums, text])
 
 
 _CONTROL = f"""

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ctsigprop.solvers.base import Layout, Problem
-from ctsigprop.solvers.explicit.control import spread
+from ctsigprop.solvers.explicit.control import Control
+from ctsigprop.solvers.explicit.march import March
+from ctsigprop.solvers.explicit.onestep import RungeKutta
 from ctsigprop.solvers.native.compiled import Kernel, compiled
 from ctsigprop.solvers.native.kernels import (
     DRIVER,
@@ -68,7 +70,11 @@ def ensemble(problem: Problem, solver: AdaptiveMethod) -> str:
     field = compiled(field_source(text), "evaluate", FIELD, FASTMATH)
     turn = compiled(turn_source(solver.tableau), "advance", TURN, FASTMATH)
     driver = compiled(driver_source(solver.tableau), "drive", DRIVER, FASTMATH, effort=1)
-    return "" if _Run(problem, solver, text, (field, turn, driver)).finish() else TROUBLE
+    counted = problem.recorder.statistics.evaluations
+    if _Run(problem, solver, text, (field, turn, driver)).finish():
+        return ""
+    problem.recorder.statistics.evaluations = counted
+    return TROUBLE
 
 
 def _unfit(problem: Problem, solver: AdaptiveMethod) -> str:
@@ -106,6 +112,11 @@ class _Run:
         self.problem, self.layout, self.kernels = problem, problem.layout, kernels
         layout, stops = problem.layout, landings(problem)
         self.y0 = layout.pack(problem.y0).contiguous()
+        method = RungeKutta(solver.tableau, self.y0)
+        tolerances = solver.rtol, solver.atol
+        control = Control(method, layout, self.y0, *tolerances, solver.first_step)
+        march = March(problem, method, stops, control, solver.max_steps)
+        march.begin()
         times = problem.t.reshape(-1, problem.t.shape[-1]).contiguous()
         self.times = times
         held = text.held(stops.low, layout)
@@ -119,7 +130,6 @@ class _Run:
         own_stops = stops.times.dim() > 1
         options = {
             "direction": 1.0 if bool(times[0, -1] >= times[0, 0]) else -1.0,
-            "first_step": solver.first_step or 0.0,
             "rtol": solver.rtol,
         }
         for name, number in options.items():
@@ -144,9 +154,9 @@ class _Run:
         for name, integer in first.items():
             place = MEMORY.integers[name]
             self.integers[place : place + (1 if name == "used" else LANES)] = integer
-        atol = spread(solver.atol, layout, self.y0).expand(layout.size).contiguous()
+        atol = control.atol.expand(layout.size).contiguous()
         self.given = [
-            *(self.floats, self.integers, self.y0, times),
+            *(self.floats, self.integers, self.y0, march.f.contiguous(), control.h, times),
             *(stops.times.contiguous(), stops.low.contiguous(), stops.high.contiguous()),
             *(held, text.parameters, atol, self.out, self.done),
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["ADVANCE", "CALLS", "DRIVE", "VISITS"]
 
-CALLS = """
+CALLS = '''
 PLAIN = {**INLINE, "forceinline": False}
 
 
@@ -34,12 +34,75 @@ def jump(*kinds):
     return types.int64(types.int64, *kinds), lower
 
 
+INTEGER, REAL = ir.IntType(64), ir.DoubleType()
+
+
+def add_up(builder, place, weights):
+    """Sum numbers that lie so far from a place, each times its weight."""
+    terms = []
+    for distance, weight in weights.items():
+        number = builder.load(builder.gep(place, [INTEGER(distance)]))
+        terms.append(builder.fmul(weight, number))
+    return functools.reduce(builder.fadd, terms)
+
+
+def constant(weights):
+    return {distance: REAL(weight) for distance, weight in weights.items()}
+
+
+def weighted(weights):
+    """Return what sums numbers at a place."""
+    @intrinsic
+    def total(typing, place):
+        def lower(context, builder, signature, values):
+            return add_up(builder, values[0], constant(weights))
+        return types.float64(REALS), lower
+    return total
+
+
+def interpolated(polynomials):
+    """Return what sums numbers at a place, each times its polynomial, which begins with theta."""
+    @intrinsic
+    def total(typing, place, theta):
+        def lower(context, builder, signature, values):
+            place, theta = values
+            def polynomial(row):
+                value = REAL(0.0)
+                for coefficient in reversed(row):
+                    value = builder.fmul(theta, builder.fadd(REAL(coefficient), value))
+                return value
+            weights = {distance: polynomial(row) for distance, row in polynomials.items()}
+            return add_up(builder, place, weights)
+        return types.float64(REALS, types.float64), lower
+    return total
+
+
+def stage(weights):
+    """Return what sets the states of a stage, of so many variables in all lanes."""
+    @intrinsic
+    def combine(typing, w, count):
+        def lower(context, builder, signature, values):
+            w, count = values
+            lanes = INTEGER(LANES)
+            with cgutils.for_range(builder, count) as variable:
+                first = builder.gep(w, [builder.mul(variable.index, lanes)])
+                with cgutils.for_range(builder, lanes) as lane:
+                    x, v = (builder.gep(at, [lane.index]) for at in (first, w))
+                    y, z = (builder.gep(x, [INTEGER(at)]) for at in (W_Y, W_Z))
+                    size = builder.load(builder.gep(v, [INTEGER(W_SIZE)]))
+                    change = builder.fmul(size, add_up(builder, x, constant(weights)))
+                    builder.store(builder.fadd(builder.load(y), change), z)
+            return context.get_dummy_value()
+        return types.none(REALS, types.int64), lower
+    return combine
+
+
 @intrinsic
 def place(typing, memory, k):
     def lower(context, builder, signature, values):
         return builder.gep(values[0], [values[1]])
     return memory(memory, types.int64), lower
-"""
+'''
 
 ADVANCE = """
 def advance(w, q, parameters, atol, field):
@@ -81,7 +144,7 @@ def advance(w, q, parameters, atol, field):
                 x_e = place(w, c_e * LANES + k_e)
                 far = larger(abs(x_e[W_Y]), abs(x_e[W_Z]))
                 scale = (e[W_WHOLE] if matrix else far) * rtol + atol[c_e]
-                ratio = e[W_SIZE] * (ERROR) / scale
+                ratio = e[W_SIZE] * weighted_error(x_e) / scale
                 e[W_MEAN] += ratio * ratio
         for k_l in range(LANES):
             l = place(w, k_l)
@@ -110,37 +173,17 @@ def advance(w, q, parameters, atol, field):
 
 VISITS = '''
 @njit(**PLAIN)
-def norm(w, q, atol, k, values):
-    """Measure numbers of a lane by its state, as `Control.norm` does."""
-    v, largest = place(w, k), 0.0
-    for part in range(q[PARTS]):
-        first = FIRST_PART + 3 * part
-        start, stop, matrix = q[first], q[first + 1], q[first + 2]
-        whole, mean = 0.0, 0.0
-        for c in range(start, stop):
-            y = v[W_Y + c * LANES]
-            whole += y * y
-        whole = sqrt(whole / (stop - start))
-        for c in range(start, stop):
-            size = whole if matrix else abs(v[W_Y + c * LANES])
-            ratio = v[values + c * LANES] / (size * w[W_RTOL] + atol[c])
-            mean += ratio * ratio
-        largest = larger(largest, mean / (stop - start))
-    return sqrt(largest)
-
-
-@njit(**PLAIN)
-def slope(w, q, parameters, field, k, size, out):
-    """Take a lane's derivative a step of `size` along its last one; tell whether it is finite."""
+def renew(w, q, parameters, field, k):
+    """Take a lane's derivative anew; tell whether it is finite."""
     v = place(w, k)
     for c in range(q[SIZE]):
         x = place(v, c * LANES)
-        x[W_Z] = x[W_Y] + size * x[W_F] if size != 0.0 else x[W_Y]
-    v[W_SIZE] = size
-    evaluate(field, w, parameters, 1.0, out, k, k + 1)
+        x[W_Z] = x[W_Y]
+    v[W_SIZE] = 0.0
+    evaluate(field, w, parameters, 1.0, W_F, k, k + 1)
     total = 0.0
     for c in range(q[SIZE]):
-        total += abs(v[out + c * LANES])
+        total += abs(v[W_F + c * LANES])
     return total < math.inf
 
 
@@ -159,7 +202,9 @@ def record(w, q, times, out, k):
                 out[start + c] = v[W_Y + c * LANES]
         else:
             theta = (t - v[W_BEFORE]) / v[W_SIZE]
-            # inside
+            for c in range(size):
+                x = place(v, c * LANES)
+                out[start + c] = x[W_O] + v[W_SIZE] * inside(x, theta)
         row += 1
     r[ROW] = row
     v[W_DUE] = times[first + row] * direction if row < rows else math.inf
@@ -167,7 +212,10 @@ def record(w, q, times, out, k):
 '''
 
 DRIVE = """
-def drive(w, q, states, times, stops, low, high, held, parameters, atol, out, done, field, turn):
+def drive(
+    w, q, states, slopes, sizes, times, stops, low, high, held, parameters, atol, out, done,
+    field, turn,
+):
     for _ in range(q[TURNS]):
         if q[USED] == 0:
             return FINISHED
@@ -201,7 +249,7 @@ def drive(w, q, states, times, stops, low, high, held, parameters, atol, out, do
                 if over:  # what the orbit took
                     if tried > q[MAX_STEPS]:
                         return FAILED
-                    rejected = int(v[W_REJECTED])
+                    rejected = bits(v[W_REJECTED] + MAGIC) - bits(MAGIC)
                     q[STEPS] = larger(q[STEPS], tried - rejected)
                     q[REJECTIONS] = larger(q[REJECTIONS], rejected)
                     calls = tried * (STAGES - 1) + r[EXTRA]
@@ -216,9 +264,11 @@ def drive(w, q, states, times, stops, low, high, held, parameters, atol, out, do
                 sample = q[NEXT]
                 q[NEXT] += 1
                 r[SAMPLE], r[ROW], r[POINTER] = sample, 1, 0
-                r[BEGAN], r[EXTRA] = q[TURN], 1
+                r[BEGAN], r[EXTRA] = q[TURN], 0
                 for c in range(q[SIZE]):
-                    v[W_Y + c * LANES] = states[sample * q[SIZE] + c]
+                    x, at = place(v, c * LANES), sample * q[SIZE] + c
+                    x[W_Y], x[W_F] = states[at], slopes[at]
+                v[W_H] = sizes[sample]
                 first = sample * q[ROWS_APART]
                 start, end = times[first], times[first + q[ROWS] - 1]
                 v[W_T] = start
@@ -237,34 +287,7 @@ def drive(w, q, states, times, stops, low, high, held, parameters, atol, out, do
             first = r[POINTER] * q[HELD_BY_STOP] + sample * q[HELD_BY_SAMPLE]
             for j in range(q[CHANNELS]):
                 v[W_A + j * LANES] = held[first + j]
-            if not slope(w, q, parameters, field, k, 0.0, W_F):
+            if not (over or renew(w, q, parameters, field, k)):
                 return FAILED
-            if not over:
-                continue
-            if w[W_FIRST_STEP] > 0.0:
-                v[W_H] = w[W_FIRST_STEP]
-                continue
-            # HNW I, II.4, from the sizes of y, of f, and of the change of f over a trial step
-            h, before, size = 0.0, 0.0, 0.0
-            for values in (W_Y, W_F, W_K):
-                if values == W_K:
-                    h = 1e-6 if before < 1e-5 or size < 1e-5 else 0.01 * before / size
-                    reach = abs(v[W_TARGET] - v[W_T])
-                    h = reach if reach < h else h
-                    v[W_H] = h
-                    r[EXTRA] += 1
-                    if not slope(w, q, parameters, field, k, h * w[W_DIRECTION], W_K):
-                        size = math.inf
-                        break
-                    for c in range(q[SIZE]):
-                        v[W_K + c * LANES] -= v[W_F + c * LANES]
-                before, size = size, norm(w, q, atol, k, values)
-            steepest = larger(before, size / h)
-            chosen = larger(h * 1e-3, 1e-6)
-            if not steepest <= 1e-15:
-                chosen = math.pow(0.01 / steepest, EXPONENT)
-            chosen = 100.0 * h if 100.0 * h < chosen else chosen
-            if 0.0 < chosen < math.inf:
-                v[W_H] = chosen
     return 0
 """

@@ -87,7 +87,8 @@ def check_state_and_times(
     if len(dtypes) > 1:
         raise TypeError(f"all variables must have one dtype; got {sorted(map(str, dtypes))}")
     dtype = dtypes.pop() if dtypes else system.dtype
-    if any(p.dim() and p.dtype != dtype for p in system.numbers()[0]):
+    parameters, buffers = system.numbers()
+    if any(p.dim() and p.dtype != dtype for p in parameters):
         for name, parameter in system.named_parameters():
             if not parameter.dim() or parameter.dtype == dtype:
                 continue
@@ -97,7 +98,8 @@ def check_state_and_times(
             )
     times = _check_times(t)
     batch = _batch(system, given, times, signals)
-    state = system.initial_state(batch, dtype)
+    placed = [*parameters, *buffers, *given.values()]  # without numbers of its own, where it begins
+    state = system.initial_state(batch, dtype, placed[0].device if placed else None)
     for name, value in given.items():
         if not bool(torch.isfinite(value.detach()).all()):
             bad = ~torch.isfinite(value.detach())
@@ -316,7 +318,7 @@ def probe(
     )
     if key in system._probed:
         return
-    start = times[..., 0].detach()
+    start = times[..., 0].detach().to(next((y.device for y in state.values()), times.device))
     with torch.no_grad():
         derivative = field(start if times.dim() > 1 else start.reshape(()), state)
     for name, value in derivative.items():

@@ -270,7 +270,7 @@ def _measures(learner: Learner, task: Task, batch: int) -> Dataset:
 
 
 def _samples(learner: Learner, task: Task) -> tuple[Tensor, Tensor]:
-    """Return the training samples in the type of the weights."""
-    labels = torch.as_tensor(task.train["label"].values)
+    """Return the training samples in the type of the weights, and where they are."""
+    labels = torch.as_tensor(task.train["label"].values).to(learner.device)
     like = next(iter(learner.weights.values()))
     return torch.as_tensor(task.train["input"].values).to(like), labels

@@ -131,7 +131,8 @@ def fit(
                     f"predict() must return the shape of '{value}', {tuple(target.shape)}; "
                     f"got {tuple(predicted.shape)}"
                 )
-            loss = ((target - predicted) / scale).square().mean()
+            misses = target.to(predicted.device) - predicted
+            loss = (misses / scale.to(predicted.device)).square().mean()
             return float(loss.detach()), learned.gradient(loss)
 
     runs: list[_Run] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
@@ -147,6 +148,12 @@ class System(Recorded):
         found = {parameter.dtype for parameter in self.numbers()[0]}
         return found.pop() if len(found) == 1 else torch.float64
 
+    @property
+    def device(self) -> torch.device:
+        """Where its numbers are: ``system.to("cuda")`` moves them."""
+        numbers = itertools.chain(self.parameters(), self.buffers())
+        return next((number.device for number in numbers), torch.device("cpu"))
+
     def numbers(self) -> tuple[list[nn.Parameter], list[Tensor]]:
         """Return all parameters and all buffers, of terms within terms too.
 
@@ -162,10 +169,15 @@ class System(Recorded):
             left += [m for m in module._modules.values() if m is not None]
         return parameters, buffers
 
-    def initial_state(self, batch: Sequence[int] = (), dtype: torch.dtype | None = None) -> State:
+    def initial_state(
+        self,
+        batch: Sequence[int] = (),
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> State:
         """Return every variable at its initial value; shared ones have no batch axes.
 
-        By default in the type of the parameters.
+        By default in the type of the parameters, and where they are.
 
         Examples
         --------
@@ -173,7 +185,7 @@ class System(Recorded):
         >>> ct.System(ct.fitzhugh_nagumo(size=2)).initial_state(batch=(3,))["v"].shape
         torch.Size([3, 2])
         """
-        device = next((p.device for p in self.numbers()[0]), torch.device("cpu"))
+        device = device or self.device
         state: State = {}
         for name, variable in self.variables.items():
             lead = () if variable.shared else tuple(batch)

@@ -257,6 +257,7 @@ def train(
     first = 0
     if folder is not None and resume:
         first = _restore(run, folder, generator)
+    x, labels = x.to(learner.device), labels.to(learner.device)
     bar = _bar(progress, epochs * math.ceil(len(x) / batch), first, epochs, label)
     began = time.perf_counter() - run.seconds
     try:
@@ -265,12 +266,14 @@ def train(
                 0.5 * (1 + math.cos(math.pi * epoch / epochs)) if decay == "cosine" else 1.0
             )
             right = 0
-            for chosen in torch.split(torch.randperm(len(x), generator=generator), batch):
+            order = torch.randperm(len(x), generator=generator).to(x.device)
+            for chosen in torch.split(order, batch):
                 shown = x[chosen]
                 if jitter:
                     shown = _shifted(shown, shape, jitter, generator)
                 if noise:
-                    shown = shown + noise * torch.randn(shown.shape, generator=generator)
+                    drawn = torch.randn(shown.shape, generator=generator)
+                    shown = shown + noise * drawn.to(shown.device)
                 free = learner.present(shown, labels[chosen])
                 right += int((_winners(free) == labels[chosen]).sum())
                 bar.update()
@@ -312,7 +315,8 @@ def _shifted(x: Tensor, shape: Sequence[int], most: int, generator: torch.Genera
     start = torch.randint(2 * most + 1, (2, len(x), 1), generator=generator)
     row, column = start[0] + torch.arange(rows), start[1] + torch.arange(columns)
     sample = torch.arange(len(x))
-    shifted: Tensor = wide[sample[:, None, None], row[:, :, None], column[:, None, :]]
+    places = sample[:, None, None], row[:, :, None], column[:, None, :]
+    shifted: Tensor = wide[tuple(place.to(x.device) for place in places)]
     return shifted.reshape(x.shape)
 
 
@@ -324,7 +328,8 @@ def _winners(outputs: Tensor) -> Tensor:
 
 
 def _in_batches(learner: Learner, x: Tensor) -> Tensor:
-    return torch.cat([learner.respond(part) for part in torch.split(x, 1000)])
+    parts = torch.split(x.to(learner.device), 1000)
+    return torch.cat([learner.respond(part) for part in parts]).cpu()
 
 
 def _keep(run: Training, folder: Path, epoch: int, generator: torch.Generator) -> None:
@@ -356,8 +361,11 @@ def _restore(run: Training, folder: Path, generator: torch.Generator) -> int:
     if differences:
         raise ValueError("\n  ".join([f"{folder} holds checkpoints of another run:", *differences]))
     run.learner.restore({k.removeprefix("weights."): v for k, v in weights.items()})
+    device = run.learner.device
     run.initial = {
-        k.removeprefix("initial."): v for k, v in kept.arrays.items() if k.startswith("initial.")
+        k.removeprefix("initial."): v.to(device)
+        for k, v in kept.arrays.items()
+        if k.startswith("initial.")
     }
     generator.set_state(kept.arrays["generator"])
     run.train_accuracy = kept.arrays["train_accuracy"].tolist()

@@ -84,7 +84,7 @@ class CoupledLearner(Learner):
 
     def restore(self, kept: State) -> None:
         """Go on from a snapshot."""
-        self.weights = dict(kept)
+        self.weights = {name: value.to(self.device) for name, value in kept.items()}
 
     def scale_rates(self, factor: float) -> None:
         """Set every learning rate to `factor` times the one that it was built with."""

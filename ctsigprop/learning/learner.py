@@ -25,6 +25,11 @@ class Learner(abc.ABC):
     weights: State
 
     @property
+    def device(self) -> torch.device:
+        """Where its weights are, and where what it is shown has to be."""
+        return next(iter(self.weights.values())).device
+
+    @property
     @abc.abstractmethod
     def inputs(self) -> int:
         """How many channels the input has."""

@@ -207,7 +207,8 @@ class Layers(nn.Module):
             before = self.shapes[k - 1] if k else (self.inputs,)
             terms.append(leaky_integrator(name, math.prod(shape), tau=tau))
             terms.append(Drive(pre, name, self.layers[k], before))
-        return System(*terms)
+        like = next(self.parameters(), torch.zeros(()))
+        return System(*terms).to(like.device)
 
     @torch.no_grad()
     def _probe(self) -> tuple[tuple[int, ...], ...]:

@@ -126,7 +126,7 @@ class Relaxation:
         *,
         native: bool = True,
     ) -> None:
-        self.system, self.native = system, native
+        self.system, self.native, self._device = system, native, system.device
         self._receivers = {neuron.name: Receiver(neuron) for neuron in system.neurons}
         for neuron in system.neurons:
             if len(neuron.variables) != 1:
@@ -178,7 +178,7 @@ class Relaxation:
     @torch.no_grad()
     def move(self, t: float) -> None:
         """Go to another time; what never changes is not read anew."""
-        self.t = torch.tensor(t, dtype=torch.float64)
+        self.t = torch.tensor(t, dtype=torch.float64, device=self._device)
         moved = self._moved
         for name, receiver in self._receivers.items():
             own = (*receiver.others, *receiver.itself)

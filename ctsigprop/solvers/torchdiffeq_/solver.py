@@ -248,6 +248,7 @@ class TorchDiffEq(Solver):
         from torchdiffeq import odeint, odeint_adjoint
 
         monitor.depart(t, state)
+        t = t.to(next(iter(state.values())).device)
         forward, backward = self._options(t.detach(), monitor.first_step)
         arguments: dict[str, Any] = {"method": self.method, "options": forward}
         if "rtol" in _METHODS[self.method]:

@@ -575,3 +575,22 @@ def test_validate_says_where_a_store_departs_from_the_schema() -> None:
     assert result.exit_code == 1
     assert "/x: dimension 'b' has no coordinate" in result.stdout
     assert "is whole and valid" not in result.stdout
+
+
+@pytest.mark.parametrize("command", ["learn", "compare"])
+@pytest.mark.parametrize("device", ["nosuch", "xla"])
+def test_a_device_that_is_not_here_is_refused(command: str, device: str) -> None:
+    message = refused(command, "--device", device)
+    assert message.startswith(f"ctsigprop: device '{device}' is not available; accepted here: cpu")
+
+
+def test_learners_go_to_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    went: list[str] = []
+
+    def to(self: ContinuousSigprop, device: str) -> ContinuousSigprop:
+        went.append(device)
+        return self
+
+    monkeypatch.setattr(ContinuousSigprop, "to", to)
+    done("learn", *TINY, "--epochs", "1", "--device", "cpu")
+    assert went == ["cpu", "cpu"]

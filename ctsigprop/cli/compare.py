@@ -12,8 +12,10 @@ import typer
 from ctsigprop.analyses.needs import summary, verdict
 from ctsigprop.cli.run import (
     AsJson,
+    Device,
     Out,
     Overwrite,
+    check_device,
     check_resume,
     clear,
     new_folder,
@@ -26,6 +28,7 @@ from ctsigprop.compare import compare as compare_rules
 from ctsigprop.data import digits, load
 from ctsigprop.errors import unknown
 from ctsigprop.learning.catalogue import RULES, build
+from ctsigprop.learning.learner import Learner
 
 if TYPE_CHECKING:
     from xarray import DataArray, Dataset, DataTree
@@ -48,6 +51,7 @@ def compare(
         float, typer.Option(min=0, help="Gaussian, on the inputs while training.")
     ] = 0.1,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the processor.")] = 1,
+    device: Device = "cpu",
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoints in --out.")] = False,
     out: Out = None,
     overwrite: Overwrite = False,
@@ -56,6 +60,7 @@ def compare(
     """Train several learning rules on the same task, with the same effort, and compare them."""
     with refusals():
         torch.set_num_threads(threads)
+        check_device(device)
         names = list(RULES) if rules == "all" else rules.split(",")
         for name in names:
             if name not in RULES:
@@ -68,7 +73,7 @@ def compare(
         with new_folder(out, "compare", overwrite or resume) as folder:
             clear(folder, resume, overwrite)
             found = compare_rules(
-                {name: partial(build, name, sizes) for name in names},
+                {name: partial(_made, name, sizes, device) for name in names},
                 task,
                 seeds=numbers,
                 epochs=epochs,
@@ -93,6 +98,10 @@ def compare(
             say(lines, folder, _summary(tree["comparison"].to_dataset()) if as_json else None)
     if found.status == "interrupted":
         raise typer.Exit(130)
+
+
+def _made(rule: str, sizes: list[int], device: str, seed: int) -> Learner:
+    return build(rule, sizes, seed).to(device)
 
 
 def _table(data: Dataset) -> list[str]:

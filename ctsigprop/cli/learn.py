@@ -11,8 +11,10 @@ import typer
 
 from ctsigprop.cli.run import (
     AsJson,
+    Device,
     Out,
     Overwrite,
+    check_device,
     check_resume,
     clear,
     new_folder,
@@ -59,6 +61,7 @@ def learn(
     ] = 0.1,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, split and order.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the processor.")] = 1,
+    device: Device = "cpu",
     control: Annotated[bool, typer.Option(help="Also train with frozen hidden weights.")] = True,
     control_eta: Annotated[float, typer.Option(help="Output rate of that control.")] = 1.0,
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoints in --out.")] = False,
@@ -69,6 +72,7 @@ def learn(
     """Train a network on images by a forward learning signal and Hebbian plasticity."""
     with refusals():
         torch.set_num_threads(threads)
+        check_device(device)
         if rule not in RATES:
             raise ValueError(unknown("rule", rule, RATES))
         check_resume(resume, overwrite, out)
@@ -85,6 +89,7 @@ def learn(
             clear(folder, resume, overwrite)
             runs: dict[str, Training] = {}
             for name, learner in learners.items():
+                learner.to(device)
                 kept = folder / "checkpoints" / name
                 runs[name] = train(
                     learner,

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 __all__ = [
     "RESULTS",
     "AsJson",
+    "Device",
     "Out",
     "Overwrite",
+    "check_device",
     "check_resume",
     "clear",
     "figures_of",
@@ -39,6 +41,7 @@ RESULTS = "results.zarr"
 
 Out = Annotated[Path | None, typer.Option(help="Folder of the run; a new one by default.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as one last JSON line.")]
+Device = Annotated[str, typer.Option(help="Where torch calculates, as 'cuda'.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace the run in an existing folder.")]
 
 
@@ -50,6 +53,20 @@ def refusals() -> Iterator[None]:
     except (ValueError, TypeError, OSError, IntegrationError) as error:
         typer.echo(f"ctsigprop: {error}", err=True)
         raise typer.Exit(2) from None
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that torch does not know, or that is not here."""
+    import torch
+
+    try:
+        torch.zeros(1, device=device).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError, ModuleNotFoundError):
+        here = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+        here += ["mps"] if torch.backends.mps.is_available() else []
+        raise ValueError(
+            f"device '{device}' is not available; accepted here: {', '.join(here)}"
+        ) from None
 
 
 @contextmanager

@@ -240,11 +240,13 @@ class ContinuousSigprop(CoupledLearner):
         shown = self._shown
         shown["x"].value, shown["c"].value = as_values(x.float(), "x"), context.float()
         native = getattr(self.solver, "native", None) is not False
-        if self._relaxation is None or self._relaxation.native != native:
-            self._relaxation = Relaxation(self.network, self.weights, 0.0, shown, native=native)
+        known = self._relaxation
+        if known is None or known.native != native or known.t.device != self.device:
+            known = Relaxation(self.network, self.weights, 0.0, shown, native=native)
+            self._relaxation = known
         else:
-            self._relaxation.hold(self.weights, 0.0, shown)
-        return self._relaxation
+            known.hold(self.weights, 0.0, shown)
+        return known
 
     def _relax(self, relaxation: Relaxation, state: State, duration: float) -> State:
         if isinstance(self.solver, Steady):

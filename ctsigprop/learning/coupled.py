@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -46,6 +46,12 @@ class CoupledLearner(Learner):
         """When the learning signal comes on, as the network was built."""
         raise NotImplementedError
 
+    def to(self, device: torch.device | str) -> Self:
+        """Go to another device with all that it holds, its network too."""
+        self.network.to(device)
+        self.restore({name: value.to(device) for name, value in self.weights.items()})
+        return self
+
     @property
     def synapses(self) -> list[Synapse]:
         """The synapses that learn."""
@@ -84,7 +90,8 @@ class CoupledLearner(Learner):
 
     def restore(self, kept: State) -> None:
         """Go on from a snapshot."""
-        self.weights = {name: value.to(self.device) for name, value in kept.items()}
+        device = self.network.device
+        self.weights = {name: value.to(device) for name, value in kept.items()}
 
     def scale_rates(self, factor: float) -> None:
         """Set every learning rate to `factor` times the one that it was built with."""

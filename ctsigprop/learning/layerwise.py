@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,15 @@ class LayerRule(nn.Module, Learner):
             [group["lr"] for group in o.param_groups] if o else [] for o in self.optimizers
         ]
         self.initial = {name: value.detach().clone() for name, value in self.weights.items()}
+
+    def to(self, device: torch.device | str) -> Self:  # type: ignore[override]
+        """Go to another device with all that it holds, its network too."""
+        super().to(device)
+        self.initial = {name: value.to(device) for name, value in self.initial.items()}
+        for optimizer in self.optimizers:
+            if optimizer is not None:
+                optimizer.load_state_dict(optimizer.state_dict())  # which moves it
+        return self
 
     def learn(self, x: Tensor, labels: Tensor) -> Tensor:
         """Change the weights by one batch; return the outputs from before."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -28,6 +28,10 @@ class Learner(abc.ABC):
     def device(self) -> torch.device:
         """Where its weights are, and where what it is shown has to be."""
         return next(iter(self.weights.values())).device
+
+    @abc.abstractmethod
+    def to(self, device: torch.device | str) -> Self:
+        """Go to another device with all that it holds, its network too."""
 
     @property
     @abc.abstractmethod

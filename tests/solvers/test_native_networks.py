@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import ctsigprop as ct
 from ctsigprop.solvers.explicit import structured
-from ctsigprop.solvers.native import paths, plastic, schedule
+from ctsigprop.solvers.native import paths, schedule, solo
 
 pytest.importorskip("numba")
 
@@ -22,7 +22,7 @@ T = [0.0, 0.7, 3.0, 3.1, 6.0]
 
 @pytest.fixture(autouse=True)
 def _only_networks(monkeypatch):
-    monkeypatch.setattr(paths, "PATHS", (plastic.plastic,))
+    monkeypatch.setattr(paths, "PATHS", (solo.solo,))
     monkeypatch.setattr(structured, "SMALLEST", 1)
 
 
@@ -235,13 +235,13 @@ def test_many_rows_in_few_steps():
 
 
 def test_a_run_in_which_the_weights_are_written_now_and_then(monkeypatch):
-    monkeypatch.setattr(plastic, "REFOLD", 4)
+    monkeypatch.setattr(solo, "REFOLD", 4)
     compare(network(ct.oja(0.1)), [0.0, 2.9, 40.0])
 
 
 def test_a_norm_that_cancels_is_summed_entry_by_entry(monkeypatch):
     """Where d·W_0 and the columns cancel, their squares say nothing about what is left."""
-    monkeypatch.setattr(plastic, "CANCELLED", 1e6)
+    monkeypatch.setattr(solo, "CANCELLED", 1e6)
     compare(network(ct.oja(0.1)))
     compare(recurrent(RULES["column decay"]()))
 
@@ -260,7 +260,7 @@ def test_a_norm_that_cancels_is_summed_entry_by_entry(monkeypatch):
 def test_random_systems(seed, shape, batch, eta, decay, side, lateral, end):
     rule = text(f"dw/dt = eta*x*y - decay*{side}*w", eta=eta, decay=decay)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(paths, "PATHS", (plastic.plastic,))
+        patch.setattr(paths, "PATHS", (solo.solo,))
         patch.setattr(structured, "SMALLEST", 1)
         compare(network(rule, *shape, batch=batch, seed=seed), [0.0, end / 2, end], tol=1e-6)
         if lateral:
@@ -379,7 +379,7 @@ def test_tolerances_by_variable_first_step_and_inputs_given_to_solve():
 def test_new_values_need_no_new_instructions():
     system = network(ct.oja(0.1))
     before = compare(system)
-    known = plastic._SCHEDULES[system]
+    known = solo._SCHEDULES[system]
     count = len(known)
     with torch.no_grad():
         system.currents[0].plasticity[0].eta.mul_(2.0)
@@ -389,17 +389,20 @@ def test_new_values_need_no_new_instructions():
 
 
 def test_a_system_is_forgotten_with_its_instructions():
-    count = len(plastic._SCHEDULES)
+    count = len(solo._SCHEDULES)
     ct.solve(network(ct.oja(0.1)), {}, [0.0, 0.1])
     import gc
 
     gc.collect()
-    assert len(plastic._SCHEDULES) <= count
+    assert len(solo._SCHEDULES) <= count
 
 
-def test_chosen_by_itself_where_weights_learn():
+def test_chosen_by_itself_for_one_sample():
     assert ct.solve(network(ct.oja(0.1)), {}, [0.0, 0.1]).statistics.native
-    assert not ct.solve(ct.System(ct.fitzhugh_nagumo(I=0.5)), {}, [0.0, 0.1]).statistics.native
+    cell = ct.System(ct.fitzhugh_nagumo(I=0.5))
+    assert ct.solve(cell, {}, [0.0, 0.1]).statistics.native
+    two = {"v": torch.zeros(2, 1, dtype=F64)}
+    assert not ct.solve(cell, two, [0.0, 0.1]).statistics.native
     assert not ct.solve(network(ct.oja(0.1)), {}, [0.0, 0.1], native=False).statistics.native
 
 

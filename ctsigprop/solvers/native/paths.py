@@ -16,13 +16,13 @@ from ctsigprop.system import System
 __all__ = ["PATHS", "run_native"]
 
 
-def _plastic(problem: Problem, solver: Method) -> str:
-    from ctsigprop.solvers.native.plastic import plastic  # many modules, needed by few runs
+def _solo(problem: Problem, solver: Method) -> str:
+    from ctsigprop.solvers.native.solo import solo  # many modules
 
-    return plastic(problem, solver)
+    return solo(problem, solver)
 
 
-PATHS: tuple[Callable[[Problem, Any], str], ...] = (_plastic, ensemble)
+PATHS: tuple[Callable[[Problem, Any], str], ...] = (_solo, ensemble)
 """Each integrates the problem and returns "", or leaves it as it is and returns the reason."""
 
 

@@ -1,4 +1,4 @@
-"""Small networks that learn, stepped by the kernel: the steps of `explicit.march`, natively."""
+"""One sample, stepped by the kernel: the steps of `explicit.solo`, natively."""
 
 from __future__ import annotations
 
@@ -36,18 +36,21 @@ if TYPE_CHECKING:
     from ctsigprop.solvers.explicit.methods import AdaptiveMethod, Method
     from ctsigprop.system import System
 
-__all__ = ["plastic"]
+__all__ = ["solo"]
 
 LARGEST = 4_000_000
 """Numbers in a state above which the torch path is no slower."""
 
+MOST_FIXED = 1_000_000
+"""Weights that rest above which torch's products are no slower, on a few threads."""
+
 _SCHEDULES: WeakKeyDictionary[System, dict[Any, Schedule | str]] = WeakKeyDictionary()
 
 
-def plastic(problem: Problem, solver: Method) -> str:
-    """Integrate a network of one sample; or return why not.
+def solo(problem: Problem, solver: Method) -> str:
+    """Integrate a system of one sample; or return why not.
 
-    The network is of neurons and plasticity written as text; its gates are held between their
+    Its neurons and plasticity are written as text; its gates are held between their
     jumps, and its sources, too, or they are rhythms. A batch that shares the weights that learn is
     one sample.
     """
@@ -55,8 +58,8 @@ def plastic(problem: Problem, solver: Method) -> str:
     dtype = next(iter(problem.y0.values())).dtype
     if layout.samples != 1 or problem.t.dim() > 1:
         return "there is more than one sample"
-    if solver.native is None and not any(current.variables for current in system.currents):
-        return "no weights learn"
+    if solver.native is None and _fixed(system) > MOST_FIXED:
+        return f"more than {MOST_FIXED:,} weights rest"
     if layout.size > LARGEST:
         return f"the state has more than {LARGEST:,} numbers"
     if dtype not in LETTERS:
@@ -78,6 +81,12 @@ def plastic(problem: Problem, solver: Method) -> str:
         return str(reason)
     run.run()
     return ""
+
+
+def _fixed(system: System) -> int:
+    """Return how many weights do not learn."""
+    still = [c for c in system.currents if isinstance(c, Synapse) and not c.plasticity]
+    return sum(synapse.weight.numel() for synapse in still)
 
 
 def _scheduled(

@@ -331,10 +331,13 @@ def test_samples_do_not_feel_their_neighbours(solver):
     whole = ct.solve(system, {"v": v}, times, solver=solver)
     assert whole.batch == (3, 1)
     assert whole["w"].shape == (3, 3, 1, 2)
+    # in torch, as a batch of three is; the kernel's steps differ in their last digits
+    own = solver.with_options(native=False) if hasattr(solver, "native") else solver
     for k in range(3):
-        alone = ct.solve(system, {"v": v[k, 0]}, times, solver=solver)
-        for name in "vw":
-            assert float((whole[name][:, k, 0] - alone[name]).abs().max()) < 1e-12
+        for path, rounding in ((own, 1e-12), (solver, 1e-10)):
+            alone = ct.solve(system, {"v": v[k, 0]}, times, solver=path)
+            for name in "vw":
+                assert float((whole[name][:, k, 0] - alone[name]).abs().max()) < rounding
 
 
 def test_learning_weights_do_not_feel_their_neighbours():

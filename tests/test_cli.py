@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 import ctsigprop as ct
 from ctsigprop.cli import app
 from ctsigprop.learning.continuous import ContinuousSigprop
+from ctsigprop.solvers.native import paths
 
 TINY = ("--hidden", "16,16", "--batch", "100")
 FILES = ["checkpoints", "learning.png", "results.zarr", "summary.txt", "weights.png"]
@@ -519,6 +520,7 @@ def test_an_interrupted_simulation_is_kept(monkeypatch: pytest.MonkeyPatch) -> N
         return forward(self, *arguments, **options)
 
     monkeypatch.setattr(ct.System, "forward", interrupted)
+    monkeypatch.setattr(paths, "run_native", lambda *_: False)  # which would not call it
     result = call("simulate", "qif", "--solver", "euler", "--out", "run", "--json")
     assert result.exit_code == 130
     assert json.loads(result.stdout.splitlines()[-1])["status"] == "interrupted"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ctsigprop.models.synapses import Synapse
-from ctsigprop.solvers.base import Problem
+from ctsigprop.solvers.base import Problem, unheard
 from ctsigprop.solvers.explicit import control as control_
 from ctsigprop.solvers.explicit.control import Control, Pace
 from ctsigprop.solvers.explicit.march import EVERY, ROUNDINGS, STRETCH, March
@@ -178,7 +178,8 @@ class _Adaptive:
 
     def _march(self) -> bool:
         """Take steps; return whether the end was reached."""
-        schedule, machine, solver = self.schedule, self.machine, self.solver
+        problem, schedule, machine, solver = self.problem, self.schedule, self.machine, self.solver
+        heard = problem.accepted is not unheard
         most, end, sign, stages = solver.max_steps, self.times[-1], self.sign, schedule.stages
         nodes, timed, cell = self.nodes, schedule.network.tape.timed, self.cell
         pace = self.pace
@@ -188,10 +189,8 @@ class _Adaptive:
             turn = self.tried + 1
             if turn >= most:
                 return False
-            if turn % EVERY == 0:
-                if abs(end - self.t) / pace.h > most - self.tried:
-                    return False
-                self._tell()
+            if turn % EVERY == 0 and abs(end - self.t) / pace.h > most - self.tried:
+                return False
             remaining = target - self.t
             landing = pace.h * STRETCH >= abs(remaining)
             size = remaining if landing else pace.h * sign
@@ -217,9 +216,10 @@ class _Adaptive:
                 reached = target if landing else self.t + size
                 self._record(reached, size, phase)
                 self.t = reached
+                if heard:
+                    problem.accepted(torch.tensor(reached, dtype=torch.float64), {}, None)
                 if landing:
                     if target == end:
-                        self._tell()
                         return True
                     machine.call(phase.land)
                     self.pointer += 1
@@ -322,9 +322,6 @@ class _Adaptive:
                 row = self.machine.row(phase.inside)
             recorder.packed(self.next_row, row)
             self.next_row += 1
-
-    def _tell(self) -> None:
-        self.problem.accepted(torch.tensor(self.t, dtype=torch.float64), {}, None)
 
     def _hand_over(self) -> None:
         """Let the torch path go on from here: it says what is wrong, or finds a way."""

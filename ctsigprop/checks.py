@@ -98,8 +98,9 @@ def check_state_and_times(
             )
     times = _check_times(t)
     batch = _batch(system, given, times, signals)
-    placed = [*parameters, *buffers, *given.values()]  # without numbers of its own, where it begins
-    state = system.initial_state(batch, dtype, placed[0].device if placed else None)
+    placed = bool(parameters or buffers)  # without numbers, a system is where it begins
+    device = None if placed else next((value.device for value in given.values()), None)
+    state = system.initial_state(batch, dtype, device)
     for name, value in given.items():
         if not bool(torch.isfinite(value.detach()).all()):
             bad = ~torch.isfinite(value.detach())

@@ -151,7 +151,7 @@ class System(Recorded):
     @property
     def device(self) -> torch.device:
         """Where its numbers are: ``system.to("cuda")`` moves them."""
-        numbers = itertools.chain(self.parameters(), self.buffers())
+        numbers = itertools.chain(*self.numbers())
         return next((number.device for number in numbers), torch.device("cpu"))
 
     def numbers(self) -> tuple[list[nn.Parameter], list[Tensor]]:

@@ -49,7 +49,7 @@ class CoupledLearner(Learner):
     def to(self, device: torch.device | str) -> Self:
         """Go to another device with all that it holds, its network too."""
         self.network.to(device)
-        self.restore({name: value.to(device) for name, value in self.weights.items()})
+        self.restore(self.weights)
         return self
 
     @property

@@ -207,15 +207,17 @@ class Layers(nn.Module):
             before = self.shapes[k - 1] if k else (self.inputs,)
             terms.append(leaky_integrator(name, math.prod(shape), tau=tau))
             terms.append(Drive(pre, name, self.layers[k], before))
-        like = next(self.parameters(), torch.zeros(()))
-        return System(*terms).to(like.device)
+        return System(*terms).to(self._like.device)
+
+    @property
+    def _like(self) -> Tensor:
+        return next(self.parameters(), torch.zeros(()))
 
     @torch.no_grad()
     def _probe(self) -> tuple[tuple[int, ...], ...]:
-        like = next(self.parameters(), torch.zeros(()))
         training = self.training
         self.eval()  # batch statistics are not to see the probe
-        h, shapes = like.new_zeros(2, self.inputs), []
+        h, shapes = self._like.new_zeros(2, self.inputs), []
         for k, layer in enumerate(self.layers, 1):
             try:
                 h = layer(h)

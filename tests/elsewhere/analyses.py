@@ -41,10 +41,7 @@ ANALYSES: dict[str, Callable[[ct.System], xr.Dataset | xr.DataTree]] = {
 @pytest.mark.parametrize("name", ANALYSES)
 def test_every_analysis_of_a_system(name: str, device: torch.device) -> None:
     here, there = ANALYSES[name](fhn()), ANALYSES[name](fhn().to(device))
-    if isinstance(here, xr.DataTree):
-        xr.testing.assert_allclose(there, here, rtol=1e-4, atol=1e-5)  # type: ignore[arg-type]
-    else:
-        xr.testing.assert_allclose(there, here, rtol=1e-4, atol=1e-5)
+    xr.testing.assert_allclose(there, here, rtol=1e-4, atol=1e-5)  # type: ignore[call-overload]
 
 
 def test_a_fit(device: torch.device) -> None:

@@ -156,8 +156,8 @@ def driver_source(tableau: Tableau) -> str:
     output ``(rows, samples, size)``; how many rows each sample has reached; and the addresses of
     ``evaluate`` and ``advance``. It returns 0, `FINISHED` or `FAILED`.
     """
-    dense = {_block(s): row for s, row in enumerate(tableau.closed().dense) if any(row)}
-    inside = f"inside = interpolated({dense!r})"
+    dense = {_block(s): (0.0, *row) for s, row in enumerate(tableau.closed().dense) if any(row)}
+    inside = f"inside = weighted({dense!r})"
     return "\n\n".join([FUNCTIONS, _settings(tableau), CALLS, inside, VISITS, DRIVE])
 
 
@@ -175,9 +175,9 @@ def _settings(tableau: Tableau) -> str:
     return "\n".join(f"{name} = {value!r}" for name, value in constants.items())
 
 
-def _weights(weights: Sequence[float]) -> dict[int, float]:
+def _weights(weights: Sequence[float]) -> dict[int, tuple[float]]:
     """Return where the stages lie that have a weight; the first is the derivative at the start."""
-    return {_block(s) if s else MEMORY.blocks["f"]: w for s, w in enumerate(weights) if w}
+    return {_block(s) if s else MEMORY.blocks["f"]: (w,) for s, w in enumerate(weights) if w}
 
 
 def _block(stage: int) -> int:

@@ -37,42 +37,23 @@ def jump(*kinds):
 INTEGER, REAL = ir.IntType(64), ir.DoubleType()
 
 
-def add_up(builder, place, weights):
-    """Sum numbers that lie so far from a place, each times its weight."""
+def add_up(builder, place, weights, theta=REAL(1.0)):
+    """Sum numbers that lie so far from a place, each times its weight: of theta a polynomial."""
     terms = []
-    for distance, weight in weights.items():
+    for distance, row in weights.items():
+        weight = functools.reduce(
+            lambda w, c: builder.fadd(REAL(c), builder.fmul(theta, w)), row[-2::-1], REAL(row[-1]))
         number = builder.load(builder.gep(place, [INTEGER(distance)]))
         terms.append(builder.fmul(weight, number))
     return functools.reduce(builder.fadd, terms)
 
 
-def constant(weights):
-    return {distance: REAL(weight) for distance, weight in weights.items()}
-
-
 def weighted(weights):
-    """Return what sums numbers at a place."""
-    @intrinsic
-    def total(typing, place):
-        def lower(context, builder, signature, values):
-            return add_up(builder, values[0], constant(weights))
-        return types.float64(REALS), lower
-    return total
-
-
-def interpolated(polynomials):
-    """Return what sums numbers at a place, each times its polynomial, which begins with theta."""
+    """Return what sums numbers at a place, with weights at theta."""
     @intrinsic
     def total(typing, place, theta):
         def lower(context, builder, signature, values):
-            place, theta = values
-            def polynomial(row):
-                value = REAL(0.0)
-                for coefficient in reversed(row):
-                    value = builder.fmul(theta, builder.fadd(REAL(coefficient), value))
-                return value
-            weights = {distance: polynomial(row) for distance, row in polynomials.items()}
-            return add_up(builder, place, weights)
+            return add_up(builder, values[0], weights, values[1])
         return types.float64(REALS, types.float64), lower
     return total
 
@@ -90,7 +71,7 @@ def stage(weights):
                     x, v = (builder.gep(at, [lane.index]) for at in (first, w))
                     y, z = (builder.gep(x, [INTEGER(at)]) for at in (W_Y, W_Z))
                     size = builder.load(builder.gep(v, [INTEGER(W_SIZE)]))
-                    change = builder.fmul(size, add_up(builder, x, constant(weights)))
+                    change = builder.fmul(size, add_up(builder, x, weights))
                     builder.store(builder.fadd(builder.load(y), change), z)
             return context.get_dummy_value()
         return types.none(REALS, types.int64), lower
@@ -144,7 +125,7 @@ def advance(w, q, parameters, atol, field):
                 x_e = place(w, c_e * LANES + k_e)
                 far = larger(abs(x_e[W_Y]), abs(x_e[W_Z]))
                 scale = (e[W_WHOLE] if matrix else far) * rtol + atol[c_e]
-                ratio = e[W_SIZE] * weighted_error(x_e) / scale
+                ratio = e[W_SIZE] * weighted_error(x_e, 1.0) / scale
                 e[W_MEAN] += ratio * ratio
         for k_l in range(LANES):
             l = place(w, k_l)

@@ -50,7 +50,7 @@ FINISHED, FAILED = 1, 2
 
 DRIVER = "pqpppppppppppqii"
 TURN = "pqppi"
-FIELD = "ppdiii"
+FIELD = "ppdi"
 """The kinds of what the functions take, for `compiled`."""
 
 STAGES = 8
@@ -64,7 +64,7 @@ INTEGERS = (
     *("samples", "rows", "max_steps", "turns", "size", "channels", "parts"),
     *("rows_apart", "stops_apart", "held_by_stop", "held_by_sample"),
 )
-PER_LANE = ("sample", "row", "pointer", "began", "extra", "in_use")
+PER_LANE = ("sample", "row", "pointer", "began", "extra", "in_use", "stale")
 OPTIONS = ("direction", "rtol")
 FLOATS = (
     *("t", "h", "target", "low", "high", "recent", "failed", "rejected", "missed", "due"),
@@ -105,11 +105,11 @@ MEMORY = Memory()
 
 
 def field_source(scalars: Scalars) -> str:
-    """Return a module whose function ``evaluate`` takes the derivative of some lanes.
+    """Return a module whose function ``evaluate`` takes the derivative of all lanes.
 
     Its arguments: the floats of `Memory` and the parameters; at which share of the lanes' steps,
-    where to write, and from which lane up to which. The states are read at z. With the lanes from 1
-    to 0, it writes what depends on parameters alone.
+    and where to write. The states are read at z. With a place below 0, it writes what depends on
+    parameters alone.
     """
     at, blocks = MEMORY.constants, MEMORY.blocks
     constant, moving = scalars.split
@@ -126,12 +126,12 @@ def field_source(scalars: Scalars) -> str:
     inside += moving
     inside += [f"w[(out + {c * LANES}) + k] = {r}" for c, r in enumerate(scalars.results)]
     lines = [
-        "def evaluate(w, parameters, node, out, first, last):",
+        "def evaluate(w, parameters, node, out):",
         *(f"    {line}" for line in load),
-        "    if last < first:",
+        "    if out < 0:",
         *(f"        {line}" for line in [*constant, *write, "return 0"]),
         *(f"    {line}" for line in read),
-        "    for k in range(first, last):",
+        f"    for k in range({LANES}):",
         *(f"        {line}" for line in inside),
         "    return 0",
     ]
@@ -196,7 +196,7 @@ def _advance(tableau: Tableau) -> str:
         sums.append(f"go{s} = stage({_weights(tableau.a[s])!r})")
         stages += [
             f"go{s}(w, q[SIZE])",
-            f"evaluate(field, w, parameters, {tableau.c[s]!r}, {_block(s)}, 0, LANES)",
+            f"evaluate(field, w, parameters, {tableau.c[s]!r}, {_block(s)})",
         ]
     text = ADVANCE.replace("# stages", "\n    ".join(stages))
     text = text.replace("# control", "\n        ".join(_CONTROL.strip().splitlines()))

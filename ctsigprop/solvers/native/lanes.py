@@ -160,7 +160,7 @@ class _Run:
             *(stops.times.contiguous(), stops.low.contiguous(), stops.high.contiguous()),
             *(held, text.parameters, atol, self.out, self.done),
         ]
-        kernels[0](self.floats.data_ptr(), text.parameters.data_ptr(), 0.0, 0, 1, 0)
+        kernels[0](self.floats.data_ptr(), text.parameters.data_ptr(), 0.0, -1)
 
     def finish(self) -> bool:
         """Run the kernel to its end, or until it fails; record what was reached."""

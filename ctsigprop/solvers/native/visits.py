@@ -12,8 +12,8 @@ REALS, WHOLES = types.CPointer(types.float64), types.CPointer(types.int64)
 
 
 @intrinsic
-def evaluate(typing, address, w, parameters, node, out, first, last):
-    return jump(REALS, REALS, types.float64, types.int64, types.int64, types.int64)
+def evaluate(typing, address, w, parameters, node, out):
+    return jump(REALS, REALS, types.float64, types.int64)
 
 
 @intrinsic
@@ -154,17 +154,20 @@ def advance(w, q, parameters, atol, field):
 
 VISITS = '''
 @njit(**PLAIN)
-def renew(w, q, parameters, field, k):
-    """Take a lane's derivative anew; tell whether it is finite."""
-    v = place(w, k)
-    for c in range(q[SIZE]):
-        x = place(v, c * LANES)
-        x[W_Z] = x[W_Y]
-    v[W_SIZE] = 0.0
-    evaluate(field, w, parameters, 1.0, W_F, k, k + 1)
+def renew(w, q, parameters, field):
+    """Take the derivatives of stale lanes anew; tell whether they are finite."""
+    for i in range(q[SIZE] * LANES):
+        y = place(w, i)
+        y[W_Z] = y[W_Y]
+    evaluate(field, w, parameters, 0.0, W_K)
     total = 0.0
-    for c in range(q[SIZE]):
-        total += abs(v[W_F + c * LANES])
+    for k in range(LANES):
+        if q[STALE + k]:
+            q[STALE + k] = 0
+            for c in range(q[SIZE]):
+                x = place(w, c * LANES + k)
+                x[W_F] = x[W_K]
+                total += abs(x[W_K])
     return total < math.inf
 
 
@@ -205,6 +208,7 @@ def drive(
         look = q[TURN] % EVERY == 0
         if attend == 0 and not look:
             continue
+        stale = 0
         for k in range(LANES):
             v, r = place(w, k), place(q, k)
             if not look and v[W_ATTEND] == 0.0 or r[IN_USE] == 0:
@@ -261,6 +265,7 @@ def drive(
             else:
                 r[POINTER] += 1
                 r[EXTRA] += 1
+                r[STALE] = stale = 1
             first = sample * q[STOPS_APART] + r[POINTER]
             v[W_TARGET] = stops[first]
             v[W_LOW] = low[first]
@@ -268,7 +273,7 @@ def drive(
             first = r[POINTER] * q[HELD_BY_STOP] + sample * q[HELD_BY_SAMPLE]
             for j in range(q[CHANNELS]):
                 v[W_A + j * LANES] = held[first + j]
-            if not (over or renew(w, q, parameters, field, k)):
-                return FAILED
+        if stale and not renew(w, q, parameters, field):
+            return FAILED
     return 0
 """

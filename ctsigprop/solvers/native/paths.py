@@ -22,7 +22,13 @@ def _solo(problem: Problem, solver: Method) -> str:
     return solo(problem, solver)
 
 
-PATHS: tuple[Callable[[Problem, Any], str], ...] = (_solo, ensemble)
+def _several(problem: Problem, solver: Method) -> str:
+    from ctsigprop.solvers.native.several import several
+
+    return several(problem, solver)
+
+
+PATHS: tuple[Callable[[Problem, Any], str], ...] = (_solo, ensemble, _several)
 """Each integrates the problem and returns "", or leaves it as it is and returns the reason."""
 
 

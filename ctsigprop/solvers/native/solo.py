@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ctsigprop.solvers.explicit.methods import AdaptiveMethod, Method
     from ctsigprop.system import System
 
-__all__ = ["solo"]
+__all__ = ["resting", "solo"]
 
 LARGEST = 4_000_000
 """Numbers in a state above which the torch path is no slower."""
@@ -58,7 +58,7 @@ def solo(problem: Problem, solver: Method) -> str:
     dtype = next(iter(problem.y0.values())).dtype
     if layout.samples != 1 or problem.t.dim() > 1:
         return "there is more than one sample"
-    if solver.native is None and _fixed(system) > MOST_FIXED:
+    if solver.native is None and resting(system) > MOST_FIXED:
         return f"more than {MOST_FIXED:,} weights rest"
     if layout.size > LARGEST:
         return f"the state has more than {LARGEST:,} numbers"
@@ -83,7 +83,7 @@ def solo(problem: Problem, solver: Method) -> str:
     return ""
 
 
-def _fixed(system: System) -> int:
+def resting(system: System) -> int:
     """Return how many weights do not learn."""
     still = [c for c in system.currents if isinstance(c, Synapse) and not c.plasticity]
     return sum(synapse.weight.numel() for synapse in still)

@@ -328,16 +328,15 @@ def test_samples_do_not_feel_their_neighbours(solver):
     v = tensor([[-1.2, 0.0], [2.0, -2.0], [0.3, 0.1]]).reshape(3, 1, 2)
     system = MODELS["FitzHugh-Nagumo"]()
     times = [0.0, 1.0, 3.0]
-    whole = ct.solve(system, {"v": v}, times, solver=solver)
-    assert whole.batch == (3, 1)
-    assert whole["w"].shape == (3, 3, 1, 2)
-    # in torch, as a batch of three is; the kernel's steps differ in their last digits
-    own = solver.with_options(native=False) if hasattr(solver, "native") else solver
-    for k in range(3):
-        for path, rounding in ((own, 1e-12), (solver, 1e-10)):
+    in_torch = [solver.with_options(native=False)] if hasattr(solver, "native") else []
+    for path in (solver, *in_torch):
+        whole = ct.solve(system, {"v": v}, times, solver=path)
+        assert whole.batch == (3, 1)
+        assert whole["w"].shape == (3, 3, 1, 2)
+        for k in range(3):
             alone = ct.solve(system, {"v": v[k, 0]}, times, solver=path)
             for name in "vw":
-                assert float((whole[name][:, k, 0] - alone[name]).abs().max()) < rounding
+                assert float((whole[name][:, k, 0] - alone[name]).abs().max()) < 1e-12
 
 
 def test_learning_weights_do_not_feel_their_neighbours():
@@ -1039,8 +1038,9 @@ def test_a_run_of_a_system_that_has_changed_since_says_so():
     assert not torch.equal(ct.rerun(run.to_xarray(), system)["x"], run["x"])
 
 
+@pytest.mark.parametrize("native", [None, False])
 @pytest.mark.parametrize("label", ["Tsit5", "RK4"])
-def test_an_interrupted_run_is_repeated_to_its_end(label):
+def test_an_interrupted_run_is_repeated_to_its_end(label, native):
     system, times = MODELS["Wilson-Cowan"](), np.linspace(0, 4, 17)
 
     def progress(fraction):
@@ -1048,11 +1048,14 @@ def test_an_interrupted_run_is_repeated_to_its_end(label):
             raise KeyboardInterrupt
 
     start = {"E": tensor([[0.1], [0.3]])}
-    part = ct.solve(system, start, times, solver=SOLVERS[label][0], progress=progress)
+    solver = SOLVERS[label][0].with_options(native=native)
+    part = ct.solve(system, start, times, solver=solver, progress=progress)
     whole = ct.rerun(part.to_xarray())
     assert (part.status, whole.status, len(whole.t)) == ("interrupted", "complete", 17)
-    for k, n in enumerate(part.lengths.expand(2).tolist()):
-        assert 0 < n < 17
+    lengths = part.lengths.expand(2).tolist()
+    assert 16 < sum(lengths) < 26
+    for k, n in enumerate(lengths):
+        assert n > 0
         assert torch.equal(whole["E"][:n, k], part["E"][:n, k])
 
 

@@ -66,9 +66,9 @@ class Embedded(Solver):
         ``inf`` none.
     native : bool or None, optional
         Whether a kernel compiled from the text of the equations takes the steps: the same numbers
-        but for rounding. None: where that is possible and pays, which is one sample, and a hundred
-        or more of a small system. True: wherever it is possible, and a refusal with the reason
-        where it is not. False: never.
+        but for rounding. None: where that is possible and pays, which is up to 32 samples, and a
+        hundred or more of a small system. True: wherever it is possible, and a refusal with the
+        reason where it is not. False: never.
 
     Raises
     ------

@@ -128,6 +128,15 @@ def test_chosen_by_itself_up_to_some_samples_and_weights():
     for samples, native in ((several.MOST, True), (several.MOST + 1, False)):
         run = ct.solve(system, {"v": drawn(samples, 1)}, [0.0, 0.1])
         assert run.statistics.native is native
+    for samples, native in ((several.MOST_EQUAL, True), (several.MOST_EQUAL + 1, False)):
+        run = ct.solve(system, {"v": drawn(samples, 1)}, [0.0, 0.1], dt=0.05)
+        assert run.statistics.native is native
+    run = ct.solve(learning(), {}, [0.0, 0.1], dt=0.05, inputs={"x": ct.Constant(drawn(20, 6))})
+    assert run.statistics.native  # samples that learn, each its own weights
+    resting = ct.System(ct.leaky_integrator("r"), ct.Synapse("r", "r", 0.5))
+    for solver, native in ((ct.Euler(dt=0.05), False), (ct.RK4(dt=0.05), True)):
+        run = ct.solve(resting, {"s_r": drawn(2, 1)}, [0.0, 0.1], solver=solver)
+        assert run.statistics.native is native
     size = 600
     wide = ct.System(ct.leaky_integrator("r", size), ct.Synapse("r", "r", drawn(size, size)))
     for samples, native in ((1, True), (2, False)):

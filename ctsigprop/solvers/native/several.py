@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from ctsigprop.errors import IntegrationError
+from ctsigprop.models.synapses import Synapse
 from ctsigprop.signals import Constant, Held, Signal
 from ctsigprop.solvers.base import Layout, Problem, Recorder, State, unheard
+from ctsigprop.solvers.explicit.tableaus import EULER
 from ctsigprop.solvers.native.lanes import TROUBLE
 from ctsigprop.solvers.native.solo import resting, solo
 from ctsigprop.solvers.native.tape import UnfitError
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST", "several"]
 
-MOST = 32
-"""Samples from which on a batch in torch, or lanes, may be as fast."""
+MOST, MOST_EQUAL = 32, 8
+"""Samples above which a batch in torch may be as fast; the second of equal steps."""
 
 MOST_NUMBERS = 500_000
 """Variables and resting weights, counted for every sample, above which a batch is as fast."""
@@ -34,11 +36,9 @@ def several(problem: Problem, solver: Method) -> str:
     layout = problem.layout
     if layout.coupled or layout.samples < 2:
         return "there is one sample"
-    if solver.native is None and layout.samples > MOST:
-        return f"there are more than {MOST} samples"
-    numbers = layout.samples * (layout.size + resting(problem.system))
-    if solver.native is None and numbers > MOST_NUMBERS:
-        return f"all samples have more than {MOST_NUMBERS:,} variables and weights"
+    reason = "" if solver.native else _slower(problem, solver)
+    if reason:
+        return reason
     run = _Run(problem, solver)
     try:
         return run.finish()
@@ -49,6 +49,21 @@ def several(problem: Problem, solver: Method) -> str:
     except BaseException:
         run.record()
         raise
+
+
+def _slower(problem: Problem, solver: Method) -> str:
+    """Return why a batch in torch may be as fast."""
+    samples, system = problem.layout.samples, problem.system
+    weights = resting(system)
+    learns = any(isinstance(c, Synapse) and c.plasticity for c in system.currents)
+    most = MOST if learns or solver.dt is None else MOST_EQUAL
+    if samples > most:
+        return f"there are more than {most} samples"
+    if samples * (problem.layout.size + weights) > MOST_NUMBERS:
+        return f"all samples have more than {MOST_NUMBERS:,} variables and weights"
+    if weights and not learns and solver.tableau is EULER:
+        return "a batch relaxes in place"
+    return ""
 
 
 class _Run:

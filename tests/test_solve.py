@@ -1054,8 +1054,9 @@ def test_an_interrupted_run_is_repeated_to_its_end(label, native):
     assert (part.status, whole.status, len(whole.t)) == ("interrupted", "complete", 17)
     lengths = part.lengths.expand(2).tolist()
     assert 16 < sum(lengths) < 26
+    last = 16 if native is False else 17  # by the kernel one sample ends before the next begins
     for k, n in enumerate(lengths):
-        assert n > 0
+        assert 0 < n <= last
         assert torch.equal(whole["E"][:n, k], part["E"][:n, k])
 
 

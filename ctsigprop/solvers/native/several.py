@@ -42,8 +42,8 @@ def several(problem: Problem, solver: Method) -> str:
     run = _Run(problem, solver)
     try:
         return run.finish()
-    except UnfitError as reason:
-        return str(reason)
+    except UnfitError as unfit:
+        return str(unfit)
     except IntegrationError:
         return TROUBLE
     except BaseException:

@@ -120,6 +120,14 @@ class _Tabulated(Signal):
         """The length of the last axis."""
         return self.values.shape[-1] if self.values.dim() > 1 else 0
 
+    def _row(self, k: Tensor) -> Tensor:
+        """Return the values number `k`; where there is a batch of both, each sample its own."""
+        if k.dim() == 0 or self.values.dim() <= 2:
+            return self.values[k]
+        samples = torch.arange(k.numel(), device=k.device)
+        picked = self.values.flatten(1, -2)[k.reshape(-1), samples]
+        return picked.reshape(*k.shape, self.size)
+
 
 class Held(_Tabulated):
     """Presentations held one after another: u(t) = values[k] for times[k] <= t < times[k + 1].
@@ -157,12 +165,7 @@ class Held(_Tabulated):
     def forward(self, t: Tensor) -> Tensor:
         """Return the presentation that is on at `t`."""
         k = torch.searchsorted(self.times, t.detach().to(self.times).contiguous(), right=True) - 1
-        k = k.clamp(min=0)
-        if k.dim() == 0 or self.values.dim() <= 2:
-            return self.values[k]
-        samples = torch.arange(k.numel(), device=k.device)
-        picked = self.values.flatten(1, -2)[k.reshape(-1), samples]
-        return picked.reshape(*k.shape, self.values.shape[-1])
+        return self._row(k.clamp(min=0))
 
     def jumps(self, start: float, stop: float) -> list[float]:
         """Return the beginnings of the presentations inside the span, but for the first."""
@@ -289,7 +292,7 @@ class Sampled(_Tabulated):
     times : sequence of float
         Increasing, shape ``(k,)``.
     values : Tensor
-        Shape ``(k, size)`` or ``(k,)``.
+        Shape ``(k, *batch, size)`` or ``(k,)``.
 
     Examples
     --------
@@ -316,7 +319,7 @@ class Sampled(_Tabulated):
         k = k.clamp(1, self.times.numel() - 1)
         left, right = self.times[k - 1], self.times[k]
         share = _last((t - left) / (right - left), self.values[0])
-        return torch.lerp(self.values[k - 1], self.values[k], share.to(self.values.dtype))
+        return torch.lerp(self._row(k - 1), self._row(k), share.to(self.values.dtype))
 
 
 class Noise(Held):

@@ -81,6 +81,21 @@ def test_held_picks_for_each_sample_its_own_presentation() -> None:
     assert torch.equal(picked, torch.stack([values[0, 0], values[1, 1], values[0, 2]]))
 
 
+def test_sampled_traces_of_a_batch_keep_to_their_samples() -> None:
+    values = torch.arange(12.0, dtype=f64).reshape(2, 3, 2)
+    traces = ct.Sampled([0.0, 1.0], values)
+    shares = torch.tensor([0.25, 0.5, 2.0], dtype=f64)
+    expected = torch.lerp(values[0], values[1], shares.clamp(max=1.0)[:, None])
+    assert torch.equal(traces(shares), expected)
+    neuron = ct.leaky_integrator("n", size=2)
+    system = ct.System(ct.Source("u", 2), neuron, ct.Input("u", "n"))
+    together = ct.solve(system, {}, [0.0, 2.0], inputs={"u": traces})["s_n"]
+    for sample in range(3):
+        own = {"u": ct.Sampled([0.0, 1.0], values[:, sample])}
+        alone = ct.solve(system, {}, [0.0, 2.0], inputs=own)["s_n"]
+        torch.testing.assert_close(together[:, sample], alone, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("signal", [ct.Held, ct.Sampled])
 def test_a_clock_stays_float64_when_values_are_float32(signal: type[ct.Held]) -> None:
     moved = signal([0.0, 1.0 + 1e-12], VALUES[:2]).float()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import ctsigprop as ct
 from ctsigprop.solvers.explicit import structured
-from ctsigprop.solvers.native import paths, schedule, solo
+from ctsigprop.solvers.native import adaptive, paths, schedule, solo
 
 pytest.importorskip("numba")
 
@@ -235,13 +235,13 @@ def test_many_rows_in_few_steps():
 
 
 def test_a_run_in_which_the_weights_are_written_now_and_then(monkeypatch):
-    monkeypatch.setattr(solo, "REFOLD", 4)
+    monkeypatch.setattr(adaptive, "REFOLD", 4)
     compare(network(ct.oja(0.1)), [0.0, 2.9, 40.0])
 
 
 def test_a_norm_that_cancels_is_summed_entry_by_entry(monkeypatch):
     """Where d·W_0 and the columns cancel, their squares say nothing about what is left."""
-    monkeypatch.setattr(solo, "CANCELLED", 1e6)
+    monkeypatch.setattr(adaptive, "CANCELLED", 1e6)
     compare(network(ct.oja(0.1)))
     compare(recurrent(RULES["column decay"]()))
 

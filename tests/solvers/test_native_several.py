@@ -41,6 +41,7 @@ CASES = {
     "a sweep over a current": (fitzhugh_nagumo, {}, {"u": ct.Constant(drawn(5, 1))}),
     "currents that change": (fitzhugh_nagumo, {}, {"u": ct.Held([0.0, 3.0], drawn(2, 5, 1))}),
     "a common rhythm": (fitzhugh_nagumo, {"v_n": drawn(4, 2)}, {"u": ct.Rhythm([1.0], 0.1)}),
+    "amplitudes of their own": (fitzhugh_nagumo, {}, {"u": ct.Rhythm(drawn(5, 1), 0.1)}),
     "weights of their own": (learning, oja_of_their_own(), {"x": ct.Constant(drawn(5, 6))}),
 }
 
@@ -62,6 +63,19 @@ def test_equal_to_a_batch_in_torch(case, method):
     fast, slow = compare(make(), y0, [0.0, 2.5, 4.0, 9.0], method, inputs=inputs)
     assert abs(fast.statistics.steps - slow.statistics.steps) <= 2
     assert fast.to_xarray().sizes == slow.to_xarray().sizes
+
+
+@pytest.mark.parametrize("method", [ct.Tsit5(rtol=1e-7, atol=1e-9), ct.Tsit5(dt=0.05)])
+def test_nothing_is_left_of_the_sample_before(method):
+    t, system, y0, x = [0.0, 2.5, 9.0], learning(), oja_of_their_own(), drawn(5, 6)
+    together = ct.solve(system, y0, t, solver=method, inputs={"x": ct.Constant(x)})
+    (weights,) = y0
+    for sample in range(5):
+        own, held = {weights: y0[weights][sample]}, {"x": ct.Constant(x[sample])}
+        alone = ct.solve(system, own, t, solver=method, inputs=held)
+        assert alone.statistics.native
+        for name, value in alone.states.items():
+            assert torch.equal(together[name][:, sample], value)
 
 
 def test_times_of_their_own():
@@ -117,10 +131,9 @@ def test_an_interruption_keeps_what_ended():
             assert bool(value[reached:, sample].isnan().all())
 
 
-def test_signals_that_only_a_batch_can_have_stay_in_torch():
-    system = fitzhugh_nagumo()
-    inputs = {"u": ct.Rhythm(drawn(4, 1), 0.1)}
-    assert not ct.solve(system, {}, [0.0, 1.0], inputs=inputs).statistics.native
+def test_signals_that_move_stay_in_torch():
+    inputs = {"u": ct.Sampled([0.0, 1.0], drawn(2, 4, 1))}
+    assert not ct.solve(fitzhugh_nagumo(), {}, [0.0, 1.0], inputs=inputs).statistics.native
 
 
 def test_chosen_by_itself_up_to_some_samples_and_weights():

@@ -34,12 +34,12 @@ def _kernel(letter: str) -> Kernel:
 
 @final
 class Memory:
-    """The memory of a run, and what calls the kernel on it.
+    """The memory in which samples are stepped, one after another, and what calls the kernel on it.
 
     Parameters
     ----------
     problem : Problem
-        Whose state, parameters and signals it holds.
+        Whose states, parameters and signals it holds.
     schedule : Schedule
         The instructions.
     """
@@ -72,15 +72,28 @@ class Memory:
                 raise UnfitError(f"'{term.name}' has weights for each sample of a batch")
             self.m[place : place + w.numel()] = w.detach().numpy().reshape(-1)
         self._bounds()
-        lazy = {place.w.name: place for place in schedule.weights}
-        for name, factors in lazy.items():
-            flat = problem.y0[name].detach().numpy().reshape(-1)
-            self.m[factors.matrix : factors.matrix + flat.size] = flat
-            at = schedule.now + factors.d
-            self.m[at : at + factors.w.moving] = 1.0
-        for v in network.variables:
+        samples = problem.layout.samples
+        self._sample = 0
+        self._fresh: Any = None
+        self._starts = {
+            name: value.detach().reshape(samples, -1).numpy() for name, value in problem.y0.items()
+        }
+
+    def load(self, sample: int) -> None:
+        """Write the start of a sample, beside what stood in the memory before the first."""
+        if self._fresh is not None:
+            self.m[:] = self._fresh
+        elif self.problem.layout.samples > 1:
+            self._fresh = self.m.copy()
+        self._sample, schedule = sample, self.schedule
+        for place in schedule.weights:
+            start = self._starts[place.w.name][sample]
+            self.m[place.matrix : place.matrix + start.size] = start
+            at = schedule.now + place.d
+            self.m[at : at + place.w.moving] = 1.0
+        for v in self.network.variables:
             at = schedule.now + v.place
-            self.m[at : at + v.n] = problem.y0[v.name].detach().numpy().reshape(-1)
+            self.m[at : at + v.n] = self._starts[v.name][sample]
 
     def call(self, part: Range, times: int = 1) -> None:
         """Run a part of the instructions.
@@ -106,7 +119,7 @@ class Memory:
             held = Constant(getattr(signal, part)) if part else signal
             value = source.values(held, at).detach().numpy()
             if value.ndim > 1:
-                value = value.reshape(-1, width)
+                value = value.reshape(-1, samples, width)[self._sample]
             self.m[place : place + samples * width].reshape(samples, width)[:] = value
         for speed, phase, source in self.network.rhythms:
             rhythm = given.get(source.name, source.signal)

@@ -8,6 +8,7 @@ rank have columns that are held, and a block of columns for each stage since W_0
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,7 +144,7 @@ class Schedule(Columns):
         self.sizes = [tape.space(3) for _ in self.weights]
         self.sizes_after = [[tape.space(3) for _ in self.weights] for _ in range(self.steps)]
 
-    @property
+    @cached_property
     def coefficients(self) -> NDArray[np.float64]:
         """What stands in the table, for a step of one."""
         s, tableau = self.stages, self.tableau

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from ctsigprop.errors import IntegrationError
 from ctsigprop.models.synapses import Synapse
-from ctsigprop.signals import Constant, Held, Signal
-from ctsigprop.solvers.base import Layout, Problem, Recorder, State, unheard
+from ctsigprop.solvers.base import Layout, Problem, Statistics
 from ctsigprop.solvers.explicit.tableaus import EULER
 from ctsigprop.solvers.native.lanes import TROUBLE
-from ctsigprop.solvers.native.solo import resting, solo
-from ctsigprop.solvers.native.tape import UnfitError
+from ctsigprop.solvers.native.runs import Output, Run
+from ctsigprop.solvers.native.solo import ready, resting
 
 if TYPE_CHECKING:
     from ctsigprop.solvers.explicit.methods import Method
@@ -39,16 +37,12 @@ def several(problem: Problem, solver: Method) -> str:
     reason = "" if solver.native else _slower(problem, solver)
     if reason:
         return reason
-    run = _Run(problem, solver)
-    try:
-        return run.finish()
-    except UnfitError as unfit:
-        return str(unfit)
-    except IntegrationError:
-        return TROUBLE
-    except BaseException:
-        run.record()
-        raise
+    first = {
+        name: value.reshape(layout.samples, *layout.dims[name])[0]
+        for name, value in problem.y0.items()
+    }
+    run = ready(problem, solver, Layout(first, layout.dims, ()))
+    return run if isinstance(run, str) else _finish(problem, run)
 
 
 def _slower(problem: Problem, solver: Method) -> str:
@@ -66,83 +60,56 @@ def _slower(problem: Problem, solver: Method) -> str:
     return ""
 
 
-class _Run:
-    """Samples one after another."""
+def _finish(problem: Problem, run: Run) -> str:
+    """Step one sample after another to its end, and record them; or return why not."""
+    output = _Rows(problem)
+    try:
+        for sample in range(problem.layout.samples):
+            if sample:
+                run.load(sample)
+            output.rows.append([])
+            if not run.run(output):
+                return TROUBLE
+            output.costs.append(run.statistics)
+    except IntegrationError:
+        return TROUBLE
+    except BaseException:
+        output.costs.append(run.statistics)
+        output.record()
+        raise
+    output.record()
+    return ""
 
-    def __init__(self, problem: Problem, solver: Method) -> None:
-        self.problem, self.solver, self.layout = problem, solver, problem.layout
-        self.times = problem.t.reshape(-1, problem.t.shape[-1])
-        self.clock = self.times[:, 0].expand(self.layout.samples).clone()
-        self.recorders: list[Recorder] = []
 
-    def finish(self) -> str:
-        """Step all samples to the end and record them; or return why not."""
-        for sample in range(self.layout.samples):
-            reason = solo(self._part(sample), self.solver)
-            if reason:
-                return reason
-        self.record()
-        return ""
+class _Rows(Output):
+    """The rows of each sample that has begun, until they are recorded; and what each cost."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        starts = problem.t.reshape(-1, problem.t.shape[-1])[:, 0]
+        self.clock = starts.expand(problem.layout.samples).clone()
+        self.rows: list[list[torch.Tensor]] = []
+        self.costs: list[Statistics] = []
+
+    def row(self, index: int, row: torch.Tensor) -> None:
+        """Keep a row of the sample that began last."""
+        del index  # they come in order
+        self.rows[-1].append(row)
+
+    def reached(self, t: float) -> None:
+        """Take note of an accepted step of the sample that began last."""
+        self.clock[len(self.rows) - 1] = t
+        self.problem.accepted(self.problem.layout.clock(self.clock), {}, None)
 
     def record(self) -> None:
-        """Hand over what was reached."""
+        """Hand over what was reached, and the largest counts of any sample."""
         recorder, statistics = self.problem.recorder, self.problem.recorder.statistics
         recorder.row(0, self.problem.y0)
-        for sample, own in enumerate(self.recorders):
-            rows = own.states().values()
-            values = torch.cat([value.flatten(1) for value in rows], 1)
-            index = torch.arange(len(values))
-            recorder.scatter(index, torch.full_like(index, sample), values)
-            for name in ("steps", "rejections", "evaluations"):
-                most = max(getattr(statistics, name), getattr(own.statistics, name))
-                setattr(statistics, name, most)
-            statistics.low_rank = own.statistics.low_rank
-        statistics.native = True
-
-    def _part(self, sample: int) -> Problem:
-        """Return the problem of one sample."""
-        problem, layout, system = self.problem, self.layout, self.problem.system
-        y0 = {
-            name: value.reshape(layout.samples, *layout.dims[name])[sample]
-            for name, value in problem.y0.items()
-        }
-        inputs = dict(problem.inputs)
-        for source in system.sources:
-            signal = inputs.get(source.name, source.signal)
-            assert signal is not None
-            inputs[source.name] = self._signal(signal, sample, source.name)
-
-        def field(t: torch.Tensor, state: State) -> State:
-            return system.forward(t, state, inputs=inputs)
-
-        def accepted(t: torch.Tensor, state: State, derivative: State | None) -> None:
-            self.clock[sample] = t
-            problem.accepted(layout.clock(self.clock), state, derivative)
-
-        recorder = Recorder(Layout(y0, layout.dims, ()), problem.recorder.rows)
-        recorder.row(0, y0)
-        self.recorders.append(recorder)
-        return replace(
-            problem,
-            field=field,
-            linear=None,
-            y0=y0,
-            layout=recorder.layout,
-            t=self.times[sample if len(self.times) > 1 else 0],
-            inputs=inputs,
-            recorder=recorder,
-            accepted=unheard if problem.accepted is unheard else accepted,
-        )
-
-    def _signal(self, signal: Signal, sample: int, name: str) -> Signal:
-        """Return what enters one sample."""
-        value = signal(self.times[0, 0])
-        if value.dim() < 2:
-            return signal
-        shape = (*self.layout.batch, value.shape[-1])
-        if type(signal) is Constant:
-            return Constant(signal.value.expand(shape).flatten(0, -2)[sample])
-        if type(signal) is Held:
-            values = signal.values.expand(len(signal.times), *shape)
-            return Held(signal.times, values.flatten(1, -2)[:, sample])
-        raise UnfitError(f"the signal of '{name}' is a {type(signal).__name__} with a batch")
+        index = [k for rows in self.rows for k in range(1, len(rows) + 1)]
+        if index:
+            sample = [s for s, rows in enumerate(self.rows) for _ in rows]
+            values = torch.cat([row for rows in self.rows for row in rows])
+            recorder.scatter(torch.tensor(index), torch.tensor(sample), values)
+        for name in ("steps", "rejections", "evaluations"):
+            setattr(statistics, name, max(getattr(cost, name) for cost in self.costs))
+        statistics.native, statistics.low_rank = True, self.costs[0].low_rank

@@ -141,14 +141,20 @@ def test_chosen_by_itself_up_to_some_samples_and_weights():
     for samples, native in ((several.MOST, True), (several.MOST + 1, False)):
         run = ct.solve(system, {"v": drawn(samples, 1)}, [0.0, 0.1])
         assert run.statistics.native is native
-    for samples, native in ((several.MOST_EQUAL, True), (several.MOST_EQUAL + 1, False)):
-        run = ct.solve(system, {"v": drawn(samples, 1)}, [0.0, 0.1], dt=0.05)
-        assert run.statistics.native is native
-    run = ct.solve(learning(), {}, [0.0, 0.1], dt=0.05, inputs={"x": ct.Constant(drawn(20, 6))})
+    most = several.MOST_EQUAL
+    few, enough = 0.04 * most, 0.06 * most  # Euler's method has one stage
+    for samples, end, native in (
+        (most, enough, True),
+        (most, few, False),
+        (most + 1, 2 * enough, False),
+    ):
+        y0, solver = {"v": drawn(samples, 1)}, ct.Euler(dt=0.02)
+        assert ct.solve(system, y0, [0.0, end], solver=solver).statistics.native is native
+    run = ct.solve(learning(), {}, [0.0, 1.0], dt=0.05, inputs={"x": ct.Constant(drawn(20, 6))})
     assert run.statistics.native  # samples that learn, each its own weights
     resting = ct.System(ct.leaky_integrator("r"), ct.Synapse("r", "r", 0.5))
     for solver, native in ((ct.Euler(dt=0.05), False), (ct.RK4(dt=0.05), True)):
-        run = ct.solve(resting, {"s_r": drawn(2, 1)}, [0.0, 0.1], solver=solver)
+        run = ct.solve(resting, {"s_r": drawn(2, 1)}, [0.0, 1.0], solver=solver)
         assert run.statistics.native is native
     size = 600
     wide = ct.System(ct.leaky_integrator("r", size), ct.Synapse("r", "r", drawn(size, size)))

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST", "several"]
 
-MOST, MOST_EQUAL = 32, 8
+MOST, MOST_EQUAL = 32, 16
 """Samples above which a batch in torch may be as fast; the second of equal steps."""
+
+FEWEST_STAGES = 3
+"""Stages of equal steps, for each sample, below which a batch in torch may be as fast."""
 
 MOST_NUMBERS = 500_000
 """Variables and resting weights, counted for every sample, above which a batch is as fast."""
@@ -53,6 +56,11 @@ def _slower(problem: Problem, solver: Method) -> str:
     most = MOST if learns or solver.dt is None else MOST_EQUAL
     if samples > most:
         return f"there are more than {most} samples"
+    if solver.dt is not None:
+        spans = (problem.t[..., -1] - problem.t[..., 0]).abs()
+        stages = float(spans.max()) / solver.dt * len(solver.tableau.b)
+        if stages < FEWEST_STAGES * samples:
+            return "the steps are few"
     if samples * (problem.layout.size + weights) > MOST_NUMBERS:
         return f"all samples have more than {MOST_NUMBERS:,} variables and weights"
     if weights and not learns and solver.tableau is EULER:

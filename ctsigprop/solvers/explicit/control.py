@@ -231,6 +231,19 @@ class Pace:
         self.exponent = exponent
         self.integral, self.proportional = _powers(exponent, together)
 
+    @staticmethod
+    def trial(state: float, slope: float, reach: float) -> float:
+        """Return how far to look ahead for the first step, from two norms."""
+        h = 1e-6 if state < 1e-5 or slope < 1e-5 else 0.01 * state / slope
+        return min(h, reach)
+
+    def start(self, trial: float, slope: float, bend: float) -> None:
+        """Choose the first step, from the norms of the slope and of its change a unit of time."""
+        steepest = max(slope, bend)
+        h = (0.01 / steepest) ** self.exponent if steepest > 1e-15 else max(trial * 1e-3, 1e-6)
+        h = min(100 * trial, h)
+        self.h = h if math.isfinite(h) and h > 0 else trial
+
     def follow(self, size: float, error: float, cut: bool) -> None:
         """Set the next step after one of which the sample was accepted, or has to repeat it."""
         if error > 1:

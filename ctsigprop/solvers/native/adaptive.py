@@ -17,12 +17,7 @@ from ctsigprop.solvers.explicit.march import EVERY, ROUNDINGS, STRETCH, March
 from ctsigprop.solvers.explicit.onestep import RungeKutta
 from ctsigprop.solvers.explicit.structured import CANCELLED
 from ctsigprop.solvers.native.runs import Output, Run
-from ctsigprop.solvers.native.schedule import (
-    REFOLD,
-    Norm,
-    Phase,
-    Schedule,
-)
+from ctsigprop.solvers.native.schedule import REFOLD, Norm, Phase, Schedule
 from ctsigprop.solvers.native.tape import CLOCK, RTOL
 from ctsigprop.solvers.stops import landings
 
@@ -157,18 +152,12 @@ class Adaptive(Run):
         state, slope, difference = schedule.first_norms
         memory.call(schedule.weigh)
         d0, d1 = self._largest(state), self._largest(slope)
-        h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
-        h0 = min(h0, abs(target - self.t))
+        h0 = self.pace.trial(d0, d1, abs(target - self.t))
         ahead = cell[schedule.ahead] = h0 * self.sign
         cell[CLOCK] = min(max(self.t + ahead, low), high)
         memory.call(schedule.trial)
         self.evaluations += 1
-        steepest = max(d1, self._largest(difference) / h0)
-        h1 = (
-            max(h0 * 0.001, 1e-06) if steepest <= 1e-15 else (0.01 / steepest) ** self.pace.exponent
-        )
-        h = min(100 * h0, h1)
-        self.pace.h = h if math.isfinite(h) and h > 0 else h0
+        self.pace.start(h0, d1, self._largest(difference) / h0)
 
     def _largest(self, norm: Norm) -> float:
         """Return the largest norm of any variable, NaN if there is one."""

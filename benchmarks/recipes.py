@@ -159,7 +159,7 @@ RECIPES: dict[tuple[str, str], Recipe] = {
         continuous,
         (784, 500, 500, 500, 10),
         {"eta": (0.2, 0.15, 0.1, 0.07), "update": "delta"},
-        {"epochs": 15, "batch": 20, "noise": 0.3},
+        TRAIN,
         1.90,
     ),
     ("mnist", "sigprop-label"): Recipe(

@@ -97,6 +97,7 @@ class Contestant:
         flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
         environment = {**os.environ, **one, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
         environment |= {"JAX_ENABLE_X64": "1", "NUMBA_NUM_THREADS": "1", **KEPT}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as where a package is installed
         paths = [str(ROOT), environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         if caches is not None:

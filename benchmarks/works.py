@@ -195,17 +195,16 @@ def measured(
     skipped: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as kept:
         folder = Path(kept)
-        starts = list[float]()  # alone: processes that lie idle beside others wake more slowly
+        starts = []  # alone: processes that lie idle beside others wake more slowly
         for _ in ("nothing kept", "from cache"):
             with _ready(module, work, {"ctsigprop": sys.executable}, folder, skipped) as alone:
-                starts += [contestant.run()["seconds"] for contestant in alone.values()]
+                starts.append(_rounds(alone, 0, folder, skipped))
         with _ready(module, work, pythons, folder, skipped) as contestants:
             runs = _rounds(contestants, rounds, folder, skipped)
         errors = _errors(module, work, runs, folder)
     medians = {who: statistics.median(seconds[1:] or seconds) for who, seconds in runs.items()}
-    first = {who: seconds[0] for who, seconds in runs.items()}
-    if starts:
-        first["ctsigprop"] = starts[0]
+    cold, cached = starts
+    first = {who: cold.get(who, seconds)[0] for who, seconds in runs.items()}
     ours = medians.get("ctsigprop", math.nan)
     others = {who: seconds for who, seconds in medians.items() if who != "ctsigprop"}
     return {
@@ -214,7 +213,7 @@ def measured(
         "errors": errors,
         "cpu_ms": {who: round(1e3 * s, 4) for who, s in medians.items()},
         "first_s": {who: round(seconds, 4) for who, seconds in first.items()},
-        "cached_s": round(starts[1], 4) if starts else None,
+        "cached_s": round(cached["ctsigprop"][0], 4) if "ctsigprop" in runs else None,
         "rounds": {who: max(1, len(seconds) - 1) for who, seconds in runs.items()},
         "asked": {who: list(pair) for who, pair in work.asked.items()},
         "skipped": skipped,

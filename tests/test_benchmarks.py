@@ -145,3 +145,29 @@ def test_unknown_works_are_refused() -> None:
     )
     assert done.returncode == 2
     assert "unknown work 'W7'; accepted: W1, W2, W3, W5, W1-1000" in done.stderr
+
+
+FAILING = """
+import dataclasses as d, json
+from benchmarks import works
+
+class Failing(works.Contestant):
+    def run(self, keep=None):
+        answer = super().run(keep)
+        return answer | {"failed": "no result"} if self.name == "ctsigprop" else answer
+
+works.Contestant = Failing
+work = works.WORKS["W1-100"]
+small = {**work.options, "size": 12, "end": 1.0}
+work = d.replace(work, options=small, ours=["floor"], peers=[])
+print(json.dumps(works.measured("W1-100", work, rounds=1)))
+"""
+
+
+def test_what_failed_has_no_times() -> None:
+    done = subprocess.run([sys.executable, "-c", FAILING], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    assert row["skipped"] == {"ctsigprop": "no result"}
+    assert row["cached_s"] is None
+    assert row["first_s"].keys() == row["cpu_ms"].keys() == {"floor"}
